@@ -1,0 +1,1 @@
+"""Pretraining with continuous concepts from sparse autoencoders."""

@@ -1,0 +1,33 @@
+"""Command line of cocomix."""
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and stop, where it is asked for."""
+    if wanted:
+        typer.echo(version("cocomix"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Pretraining with continuous concepts from sparse autoencoders.
+
+    Not built yet: this release only reserves the name.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

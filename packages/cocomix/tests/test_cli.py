@@ -1,0 +1,17 @@
+import subprocess
+import sys
+
+from typer.testing import CliRunner
+
+from cocomix.cli import app
+
+
+def test_help_says_what_the_package_will_be():
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    assert "Pretraining" in result.output
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, cocomix.cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,1 @@
+"""Which training chunks mention an entity: one query over memory-mapped postings."""

@@ -1,0 +1,1 @@
+"""How widely a language model spreads over its memories, per checkpoint."""

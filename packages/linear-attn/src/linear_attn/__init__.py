@@ -1,0 +1,1 @@
+"""Softmax attention made recurrent (SUPRA): conversion, up-training, generation in constant memory."""

@@ -1,0 +1,1 @@
+"""Model merging as an algebra over checkpoints, streamed in constant memory."""

@@ -1,0 +1,1 @@
+"""Pretraining whose every batch can be named afterwards, and probes asked of every checkpoint."""
