@@ -5,7 +5,11 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from chunk_provenance import learning_commands
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(learning_commands.facts)
+app.command()(learning_commands.dynamics)
 
 
 def print_version(wanted: bool) -> None:

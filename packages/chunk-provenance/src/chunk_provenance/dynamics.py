@@ -1,12 +1,13 @@
 """Learning dynamics: which facts a run learns and forgets, joined with how often it had seen them.
 
 A fact is known at a checkpoint if the answer to at least one of its probes ranks first; it is learned at the
-first step from which it stays known for two consecutive checkpoints (both numbers are options). All arithmetic
-is on dense (facts, steps) arrays: 100,000 facts at 100 checkpoints take seconds and about 0.5 GB.
+first step from which it stays known for two consecutive checkpoints (both numbers are options). All
+arithmetic is on dense (facts, steps) arrays: 100,000 facts at 100 checkpoints take seconds and about 0.5 GB.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -99,7 +100,8 @@ def learned_index(known: Bools, *, consecutive: int = 2) -> Counts:
     """
     if known.shape[1] < consecutive:
         return np.full(len(known), -1)
-    stays = np.lib.stride_tricks.sliding_window_view(known, consecutive, axis=1).all(axis=-1)
+    windows = np.lib.stride_tricks.sliding_window_view(known, consecutive, axis=1)
+    stays: Bools = np.all(windows, axis=-1)  # (facts, steps - consecutive + 1)
     return np.where(stays.any(axis=1), stays.argmax(axis=1), -1)
 
 
@@ -109,13 +111,13 @@ def bin_labels(edges: Sequence[int]) -> list[str]:
     >>> bin_labels([0, 1, 2, 4])
     ['0', '1', '2-3', '4+']
     """
-    ends = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in zip(edges, edges[1:])]
+    ends = [str(low) if high == low + 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]
     return [*ends, f"{edges[-1]}+"]
 
 
 def check_bins(edges: Sequence[int]) -> None:
     """Refuse bin edges that do not ascend from 0."""
-    if not edges or edges[0] != 0 or any(low >= high for low, high in zip(edges, edges[1:])):
+    if not edges or edges[0] != 0 or any(low >= high for low, high in pairwise(edges)):
         raise ValueError(f"exposure bins must begin at 0 and ascend, found {list(edges)}")
 
 
@@ -181,15 +183,21 @@ def interval_table(
         bounds: the checkpoints that bound the intervals; each pair of neighbours is one (default: all steps).
 
     Returns:
-        Per interval and bin the counts `facts`, `known_before`, `learned`, `forgotten` and what `add_rates` adds.
+        Per interval and bin the counts `facts`, `known_before`, `learned`, `forgotten` and what `add_rates`
+        adds.
     """
     columns = np.searchsorted(steps, steps if bounds is None else bounds)
     labels = bin_labels(edges)
     parts = []
-    for before, after in zip(columns, columns[1:]):
+    for before, after in pairwise(columns.tolist()):
         of_bin = count_bins(counts[:, after] - counts[:, before], edges)
         was, now = known[:, before], known[:, after]
-        tallies = {"facts": was | True, "known_before": was, "learned": ~was & now, "forgotten": was & ~now}
+        tallies = {
+            "facts": np.ones_like(was),
+            "known_before": was,
+            "learned": ~was & now,
+            "forgotten": was & ~now,
+        }
         parts.append(
             {
                 "step_from": np.full(len(edges), steps[before]),
@@ -208,8 +216,9 @@ def interval_table(
 def add_rates(counts: pa.Table) -> pa.Table:
     """Add shares with 95% intervals to counts of `facts`, `known_before`, `learned`, `forgotten`.
 
-    `learned`, `forgotten` and `net` are shares of all facts in the bin; `learned_at_risk` is the share of those
-    not known before, `forgotten_at_risk` of those known before. Each has `_rate`, `_low`, `_high`; null if of none.
+    `learned`, `forgotten` and `net` are shares of all facts in the bin; `learned_at_risk` is the share of
+    those not known before, `forgotten_at_risk` of those known before. Each has `_rate`, `_low`, `_high`;
+    null if of none.
     """
     facts, before, learned, forgotten = (
         counts[name].to_numpy() for name in ("facts", "known_before", "learned", "forgotten")
@@ -222,7 +231,7 @@ def add_rates(counts: pa.Table) -> pa.Table:
         "forgotten_at_risk": wilson(forgotten, before),
     }
     for name, values in rates.items():
-        for suffix, column in zip(("rate", "low", "high"), values):
+        for suffix, column in zip(("rate", "low", "high"), values, strict=True):
             counts = counts.append_column(f"{name}_{suffix}", pa.array(column, from_pandas=True))
     return counts
 
@@ -232,8 +241,8 @@ def accuracy_table(
 ) -> pa.Table:
     """Share of known facts per checkpoint and exposure bin, with 95% Wilson intervals.
 
-    `by` says which exposures place a fact in its bin: `so_far` those up to the row's step (a fact moves between
-    bins), `in_run` those up to the last step (the same facts at every step).
+    `by` says which exposures place a fact in its bin: `so_far` those up to the row's step (a fact moves
+    between bins), `in_run` those up to the last step (the same facts at every step).
     """
     parts = []
     for by in ("so_far", "in_run"):
@@ -241,7 +250,7 @@ def accuracy_table(
             of_bin = count_bins(counts[:, column if by == "so_far" else -1], edges)
             facts = np.bincount(of_bin, minlength=len(edges))
             hits = np.bincount(of_bin[known[:, column]], minlength=len(edges))
-            shares = dict(zip(("accuracy", "low", "high"), wilson(hits, facts)))
+            shares = dict(zip(("accuracy", "low", "high"), wilson(hits, facts), strict=True))
             parts.append(
                 pa.table(
                     {
@@ -261,52 +270,60 @@ def accuracy_table(
 class Earliness:
     """Spearman's rho between exposures in the run and how early a fact was learned."""
 
+    facts: int
+    known_at_start: int
+    """Facts left out because the untrained model already knew them."""
     rho: float | None
     """None where it is undefined: fewer than two facts, or one side does not vary."""
     low: float | None
     high: float | None
-    facts: int
-    known_at_start: int
-    """Facts left out because the untrained model already knew them."""
 
 
 def earliness(facts: pa.Table, *, seed: int = 0, resamples: int = 1000) -> Earliness:
     """Do facts seen more often get learned earlier? Over the rows of `facts_table`.
 
-    How early = minus the step at which the fact was learned; a fact never learned is later than every step, so
-    all of them share the last rank. Facts known at step 0 are left out. The interval resamples facts, `seed`ed.
+    How early = minus the step at which the fact was learned; a fact never learned is later than every step,
+    so all of them share the last rank. Facts known at step 0 are left out. The interval resamples facts,
+    `seed`ed.
     """
     kept = facts.filter(pc.invert(facts["known_at_start"]))
     seen = kept["exposures"].to_numpy()
     early = -kept["learned_at"].cast(pa.float64()).fill_null(np.inf).to_numpy()
-    rho = spearman(seen, early)
-    low, high = bootstrap_spearman(seen, early, seed=seed, resamples=resamples)
-    found = [None if np.isnan(value) else value for value in (rho, low, high)]
-    return Earliness(*found, facts=kept.num_rows, known_at_start=facts.num_rows - kept.num_rows)
+    found = (spearman(seen, early), *bootstrap_spearman(seen, early, seed=seed, resamples=resamples))
+    rho, low, high = (None if np.isnan(value) else value for value in found)
+    return Earliness(kept.num_rows, facts.num_rows - kept.num_rows, rho, low, high)
 
 
 def group_summary(facts: pa.Table, edges: Sequence[int]) -> list[dict[str, Any]]:
-    """Per bin of exposures in the run: how many facts were learned, how fast, and are known at the end."""
+    """Per bin of exposures in the run: how many facts were learned, how fast, and are known at the end.
+
+    `learned` and `half_learned_at` (the step by which half of them were learned) leave out facts known at
+    step 0.
+    """
     of_bin = count_bins(facts["exposures"].to_numpy(), edges)
-    known = facts["known_at_end"].to_numpy()
-    learned = facts["learned_at"].cast(pa.float64()).fill_null(np.inf).to_numpy()
+    at_start, at_end = (facts[name].to_numpy() for name in ("known_at_start", "known_at_end"))
+    learned_at = facts["learned_at"].cast(pa.float64()).fill_null(np.inf).to_numpy()
+    sizes = np.bincount(of_bin, minlength=len(edges))
+    known = np.bincount(of_bin[at_end], minlength=len(edges))
+    accuracy, low, high = (
+        [None if np.isnan(share) else float(share) for share in shares] for shares in wilson(known, sizes)
+    )
     rows = []
     for number, label in enumerate(bin_labels(edges)):
         here = of_bin == number
-        share, low, high = wilson(np.array([known[here].sum()]), np.array([here.sum()]))
-        median = _lower_median(learned[here])
+        steps = learned_at[here & ~at_start]
+        half = _lower_median(steps)
         rows.append(
             {
                 "exposures": label,
-                "facts": int(here.sum()),
-                "known_at_start": int(facts["known_at_start"].to_numpy()[here].sum()),
-                "learned": int(np.isfinite(learned[here]).sum()),
-                "median_learned_at": int(median) if np.isfinite(median) else None,
-                "known_at_end": int(known[here].sum()),
-                **{
-                    name: None if np.isnan(value[0]) else float(value[0])
-                    for name, value in (("accuracy", share), ("low", low), ("high", high))
-                },
+                "facts": int(sizes[number]),
+                "known_at_start": int(at_start[here].sum()),
+                "learned": int(np.isfinite(steps).sum()),
+                "half_learned_at": int(half) if np.isfinite(half) else None,
+                "known_at_end": int(known[number]),
+                "accuracy": accuracy[number],
+                "low": low[number],
+                "high": high[number],
             }
         )
     return rows

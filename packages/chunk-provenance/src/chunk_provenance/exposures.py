@@ -1,8 +1,9 @@
 """When a fact was seen: every update that trained on a chunk which states it.
 
-An exposure is a pair (update, chunk) whose chunk is among the fact's shared chunks and not masked in that update;
-a chunk counts once per update. Rows of an injection plan (negative ids) are not counted yet.
-Cost: one pass over the order, one sort of the exposures, 8 bytes each. 100,000 facts over 10 M chunks: seconds.
+An exposure is a pair (update, chunk) whose chunk is among the fact's shared chunks and not masked in that
+update; a chunk counts once per update. Rows of an injection plan (negative ids) are not counted yet.
+Cost: one pass over the order, one sort of the exposures, 8 bytes each. 100,000 facts over 10 M chunks:
+seconds.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from chunk_provenance.order import DataOrder
 
 @dataclass(frozen=True)
 class Exposures:
-    """The updates at which each fact was seen: row `f` is `updates[offsets[f] : offsets[f + 1]]`, ascending."""
+    """The updates at which each fact was seen: row `f` is `updates[offsets[f] : offsets[f + 1]]`."""
 
     offsets: Ints  # (facts + 1,)
     updates: Ints  # (exposures,)
@@ -31,7 +32,7 @@ class Exposures:
         return len(self.offsets) - 1
 
     def of_fact(self, fact: int) -> Ints:
-        """The updates (1-based, ascending) that showed one fact, twice if two of its chunks were in the batch."""
+        """The updates (1-based, ascending) that showed a fact; twice for two of its chunks in a batch."""
         return self.updates[self.offsets[fact] : self.offsets[fact + 1]]
 
     def counts(self, steps: Ints) -> Ints:
@@ -39,7 +40,7 @@ class Exposures:
         return self._ends(steps) - self.offsets[:-1, None]
 
     def last(self, steps: Ints) -> Ints:
-        """The update of the latest exposure up to each checkpoint, 0 where there is none yet, (facts, steps)."""
+        """The latest exposure (update) up to each checkpoint, 0 where there is none yet, (facts, steps)."""
         ends = self._ends(steps)
         seen = ends > self.offsets[:-1, None]
         padded = np.concatenate([self.updates, [0]])
@@ -51,7 +52,7 @@ class Exposures:
         return np.where(np.diff(self.offsets) > 0, padded[self.offsets[:-1]], 0)
 
     def _ends(self, steps: Ints) -> Ints:
-        """Behind the last exposure of each fact up to each step, a position in `updates`, (facts, steps)."""
+        """Where the exposures of each fact up to each step end in `updates`, (facts, steps)."""
         width = max(self.num_updates, int(np.max(steps, initial=0))) + 1
         fact = np.repeat(np.arange(self.num_facts), np.diff(self.offsets))
         wanted = np.arange(self.num_facts)[:, None] * width + np.asarray(steps)[None, :]
@@ -93,8 +94,9 @@ def updates_of_chunks(order: DataOrder, chunks: Ints) -> tuple[Ints, Ints]:
     keys = np.unique(local * width + update)
     if order.masked is not None and len(chunks):
         of_masked, held_out = _occurrences(order.masked["chunk_id"].to_numpy(), chunks)
-        masked_updates = order.masked["update"].to_numpy()[of_masked]
-        keys = np.setdiff1d(keys, held_out * width + masked_updates, assume_unique=True)
+        masked = order.masked["update"].to_numpy()[of_masked]
+        inside = masked < width  # an update the order lacks would read as one of the next chunk
+        keys = np.setdiff1d(keys, (held_out * width + masked)[inside], assume_unique=True)
     local, update = np.divmod(keys, width)
     return offsets_of(local, len(chunks)), update
 

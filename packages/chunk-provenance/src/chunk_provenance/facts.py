@@ -1,8 +1,8 @@
 """Facts, the probes that ask for them, and the chunks that state them.
 
-A chunk states a fact as far as one can tell from mentions: it mentions the subject and the answer. An entity is
-mentioned if one candidate of one mention carries it and passes at least one threshold of the evidence rule.
-The chunks of 100,000 facts among 10 M mentions take seconds: one sort by entity, then slices.
+A chunk states a fact as far as one can tell from mentions: it mentions the subject and the answer. An entity
+is mentioned if one candidate of one mention carries it and passes at least one threshold of the evidence
+rule. The chunks of 100,000 facts among 10 M mentions take seconds: one sort by entity, then slices.
 """
 
 import json
@@ -134,7 +134,8 @@ def find_fact_chunks(mentions: pa.Table, probes: pa.Table, evidence: Evidence) -
         evidence: which mentions count.
 
     Returns:
-        `fact_id`, `kind`, `chunk_id`: facts in the order of the probes, kinds as in `KINDS`, chunks ascending.
+        `fact_id`, `kind`, `chunk_id`: facts in the order of the probes, kinds as in `KINDS`, chunks
+        ascending.
     """
     facts = distinct_facts(probes)
     both = pa.chunked_array([*facts["subject"].chunks, *facts["answer"].chunks], pa.string())

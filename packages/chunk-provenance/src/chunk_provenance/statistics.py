@@ -100,6 +100,6 @@ def bootstrap_spearman(
     cells, counts = np.unique(np.stack([x_levels, y_levels]), axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     share = counts / counts.sum()
-    rhos = [spearman(*cells, rng.multinomial(counts.sum(), share)) for _ in range(resamples)]
+    rhos = [spearman(cells[0], cells[1], rng.multinomial(counts.sum(), share)) for _ in range(resamples)]
     low, high = np.nanpercentile(rhos, [2.5, 97.5])
     return float(low), float(high)

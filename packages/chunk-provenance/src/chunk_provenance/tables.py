@@ -6,9 +6,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
-import pyarrow.parquet as pq
 
-from chunk_provenance.formats import FormatError, check_format
+from chunk_provenance.formats import FormatError, open_table
 
 JSON_BLOCK = 16 << 20  # bytes; a line must fit in one block
 
@@ -61,11 +60,9 @@ def _read_form(path: Path, name: str, schema: pa.Schema) -> pa.Table:
 
 
 def _read_parquet(path: Path, name: str, schema: pa.Schema) -> pa.Table:
-    found = pq.read_schema(path)
-    metadata = found.metadata or {}
-    if b"format" in metadata:
-        check_format(path, metadata[b"format"].decode(), metadata.get(b"version", b"").decode(), name)
-    return pq.read_table(path, columns=[column for column in schema.names if column in found.names])
+    with open_table(path, name, []) as file:
+        found = file.schema_arrow.names
+        return file.read(columns=[column for column in schema.names if column in found])
 
 
 def _check_columns(
