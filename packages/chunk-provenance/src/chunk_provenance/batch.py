@@ -103,11 +103,13 @@ class Batch:
 
     def documents_at(self, positions: Positions) -> Positions:
         """The numbers of the documents that hold these token positions."""
-        return np.searchsorted(self.doc_bounds[1:], positions, side="right").astype(np.int64)
+        document: Positions = np.searchsorted(self.doc_bounds[1:], positions, side="right")
+        return document
 
     def count_chars(self, token_start: Positions, token_end: Positions) -> Positions:
         """Characters that runs of tokens cover."""
-        return self.char_end[token_end - 1] - self.char_start[token_start]
+        chars: Positions = self.char_end[token_end - 1] - self.char_start[token_start]
+        return chars
 
     def is_short_tail(
         self, token_start: Positions, token_end: Positions, min_length: int
