@@ -123,6 +123,8 @@ class _Resolution:
 
     def _stands_alone(self, span: Span) -> bool:
         before = self.doc.text[max(0, span[0] - 30) : span[0]]
+        if before[-1:] in ("", "\n") and self.doc.text[span[1] : span[1] + 1] in ("", "\n"):
+            return False  # a heading
         after = self.doc.text[span[1] : span[1] + 30]
         left = re.search(r"([\w.'\u2019]+)[ -]$", before)
         right = re.match(r"[ -]([\w]+)", after)
@@ -159,24 +161,36 @@ class _Resolution:
         return found
 
     def _antecedent(self, position: int, gender: str) -> str | None:
-        """Return whom a pronoun means: the subject of this or the sentence before, else the document's, else nobody."""
+        """Return whom a pronoun means: who this sentence or the one before is about, else the document's subject.
+
+        Without either, the only one of that gender named in the two sentences. Lines are looked at one by one.
+        """
+        line = self.doc.text.rfind("\n", 0, position) + 1
         index = bisect_left(self.sentence_starts, position + 1) - 1
-        paragraph = self.doc.text.rfind("\n\n", 0, position) + 2
-        low = max(self.sentence_starts[max(0, index - 1)], paragraph if paragraph > 1 else 0)
-        nearby = [(s, e, name) for s, e, name in self.named if low <= s and e <= position]
-        known = [name for _, _, name in nearby if self.entities[name].gender == gender]
-        subject = (
-            self.doc.entity
-            if self.doc.entity is not None and self.entities[self.doc.entity].gender == gender
-            else None
-        )
-        others = {name for name in known if name != subject}
-        if not others:
-            return subject
-        if subject in known or len(others) > 1:
-            first = {name for s, _, name in nearby if s in self.sentence_starts and name in known}
-            return first.pop() if len(first) == 1 else subject
-        return others.pop()
+        near = []
+        for start in self.sentence_starts[max(0, index - 1) : index + 1][::-1]:
+            if start < line:
+                break
+            near += self._names_between(start, position)
+            if near and near[-1][0] == start and self._takes(near[-1], gender):
+                return near[-1][2]
+            position = start
+        if self.doc.entity is not None and self.entities[self.doc.entity].gender == gender:
+            return self.doc.entity
+        known = {name for _, _, name in near if self.entities[name].gender == gender}
+        return known.pop() if len(known) == 1 else None
+
+    def _names_between(self, start: int, end: int) -> list[tuple[int, int, str]]:
+        """Return the names in a part of the text, the last first."""
+        low, high = (bisect_left(self.named, (place,)) for place in (start, end))
+        return self.named[low:high][::-1]
+
+    def _takes(self, named: tuple[int, int, str], gender: str) -> bool:
+        """Tell whether a pronoun may mean this name: it does for others, or the name may be a person's."""
+        known = self.entities[named[2]].gender
+        if known is None:
+            return gender in ("he", "she") and bool(name_parts(self.doc.text[named[0] : named[1]]))
+        return known == gender
 
     def _is_referring(self, match: re.Match[str]) -> bool:
         """Tell whether `it` stands for something: possessives do, and the first word of a sentence before a verb."""
