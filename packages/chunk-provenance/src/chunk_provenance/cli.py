@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
-from chunk_provenance import store_commands
+from chunk_provenance import learning_commands, store_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(store_commands.tokenizer)
 app.command()(store_commands.build)
+app.command()(learning_commands.facts)
+app.command()(learning_commands.dynamics)
 
 
 def print_version(wanted: bool) -> None:
