@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from chunk_provenance import ChunkStore, open_store, write_store
 
+from chunk_provenance import ChunkStore, open_store, write_store
 from entity_index import All, AnyOf, Entity, Mention, Not, Phrase, build_index, open_index
 from entity_index.words import words
 
@@ -19,7 +19,14 @@ def mention(chunk_id, char_start, char_end, entity, *, name=None, surface=None, 
     """A row of chunk mentions; scores not given are 0, the aggregated one the highest of the sources."""
     scores.setdefault("score", max(scores.values(), default=0.0))
     places = {"chunk_id": chunk_id, "char_start": char_start, "char_end": char_end}
-    return {**places, "entity": entity, "name": name, "surface": surface, **dict.fromkeys(SCORES, 0.0), **scores}
+    return {
+        **places,
+        "entity": entity,
+        "name": name,
+        "surface": surface,
+        **dict.fromkeys(SCORES, 0.0),
+        **scores,
+    }
 
 
 def write(path, texts, mentions=(), titles=None):
@@ -68,7 +75,9 @@ def write(path, texts, mentions=(), titles=None):
 def mention_table(mentions, texts):
     rows = sorted(mentions, key=lambda row: (row["chunk_id"], row["char_start"], row["char_end"]))
     surfaces = [
-        row["surface"] or texts[row["chunk_id"]][row["char_start"] : row["char_end"]] if texts else row["surface"]
+        row["surface"] or texts[row["chunk_id"]][row["char_start"] : row["char_end"]]
+        if texts
+        else row["surface"]
         for row in rows
     ]
 
@@ -109,9 +118,7 @@ class BruteForce:
         """Total, and (chunk, score, mentions, phrase spans) of the hits in order."""
         scores = self.scores(query.where)
         order = sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[: query.limit]
-        return len(scores), [
-            (chunk, scores[chunk], *self.places(query.where, chunk)) for chunk in order
-        ]
+        return len(scores), [(chunk, scores[chunk], *self.places(query.where, chunk)) for chunk in order]
 
     def scores(self, where):
         """Chunk -> score, for the chunks that fulfil a condition."""
@@ -131,9 +138,7 @@ class BruteForce:
             common = set.intersection(*map(set, parts))
             return {chunk: float(np.float32(sum(part[chunk] for part in parts))) for chunk in common}
         assert isinstance(where, AnyOf)
-        return {
-            chunk: max(part[chunk] for part in parts if chunk in part) for chunk in set().union(*parts)
-        }
+        return {chunk: max(part[chunk] for part in parts if chunk in part) for chunk in set().union(*parts)}
 
     def places(self, where, chunk):
         """The mentions and spans in a chunk that a hit must show."""
@@ -141,7 +146,9 @@ class BruteForce:
             rows = [
                 as_mention(i, row)
                 for i, row in enumerate(self.rows)
-                if row["chunk_id"] == chunk and row["entity"] == where.entity and passes(row, where.thresholds)
+                if row["chunk_id"] == chunk
+                and row["entity"] == where.entity
+                and passes(row, where.thresholds)
             ]
             return tuple(sorted(rows)), ()
         if isinstance(where, Phrase):
@@ -152,29 +159,39 @@ class BruteForce:
         mentions, spans = (set().union(*column) for column in zip(*parts, strict=True))
         return tuple(sorted(mentions)), tuple(sorted(spans))
 
+    @staticmethod
+    def passes(row, thresholds):
+        return passes(row, thresholds)
+
+    @staticmethod
+    def as_mention(number, row):
+        return as_mention(number, row)
+
 
 def passes(row, thresholds):
     return any(np.float32(row[source]) >= np.float32(least) for source, least in thresholds.active().items())
 
 
 def as_mention(number, row):
-    return Mention(row["char_start"], row["char_end"], row["entity"], *(row[score] for score in SCORES), row=number)
+    return Mention(
+        row["char_start"], row["char_end"], row["entity"], *(row[score] for score in SCORES), row=number
+    )
 
 
 def occurrences(text, phrase):
     """Spans of a phrase in an ASCII text: words, then anything that is no word between them."""
     pattern = r"\W+".join(map(re.escape, words(phrase.text)))
     flags = 0 if phrase.case_sensitive else re.IGNORECASE
-    return [
-        match.span(1) for match in re.finditer(rf"(?<![\w'])(?=({pattern})(?![\w']))", text, flags)
-    ]
+    return [match.span(1) for match in re.finditer(rf"(?<![\w'])(?=({pattern})(?![\w']))", text, flags)]
 
 
 @pytest.fixture
 def make_store(tmp_path):
     """Write a chunk store: texts, mention rows, titles."""
     numbers = iter(range(1000))
-    return lambda texts, mentions=(), titles=None: write(tmp_path / f"store{next(numbers)}", texts, mentions, titles)
+    return lambda texts, mentions=(), titles=None: write(
+        tmp_path / f"store{next(numbers)}", texts, mentions, titles
+    )
 
 
 @pytest.fixture
@@ -190,13 +207,19 @@ def make_index(make_store):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def row():
     """Make a row of chunk mentions."""
     return mention
 
 
-@pytest.fixture
-def brute_force():
-    """The slow twin of an index."""
-    return BruteForce
+@pytest.fixture(scope="session")
+def build_pair():
+    """An index in a folder, and the slow twin that reads its store."""
+
+    def build(folder, texts, mentions):
+        store = write(folder / "store", texts, mentions)
+        build_index(store.path, folder / "index")
+        return open_index(folder / "index"), BruteForce(store)
+
+    return build

@@ -1,6 +1,6 @@
-"""Build an index folder from a chunk store. DuckDB sorts the mentions (spilling to disk); Python streams them on.
+"""Build an index folder from a chunk store. DuckDB sorts the mentions, on disk where they do not fit.
 
-Never more than a batch of mentions is in Python's memory. The folder appears complete or not at all.
+Python streams them on, a batch at a time. The folder appears complete or not at all.
 """
 
 import glob
@@ -14,11 +14,11 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
-from chunk_provenance import ChunkStore, FormatError, open_store
 
+from chunk_provenance import ChunkStore, FormatError, open_store
 from entity_index.manifest import read_manifest, write_manifest
 from entity_index.postings import COLUMNS, open_postings, smallest_type, write_chunk_order
-from entity_index.query import SOURCES, Thresholds
+from entity_index.query import DEFAULT_THRESHOLDS, SOURCES, Thresholds
 from entity_index.strings import StringColumnWriter, create
 from entity_index.texts import Chunk, write_texts
 
@@ -64,7 +64,7 @@ def build_index(
         _configure(database, unfinished, memory)
         counts = _check_mentions(database, store)
         progress("sorting mentions", 0, counts["num_postings"])
-        _write_entities(database, unfinished)
+        counts["num_entities"] = _write_entities(database, unfinished)
         _write_postings(database, unfinished, counts, progress)
         _write_names(database, unfinished)
         write_texts(unfinished / "text", _chunks(database, store, progress))
@@ -79,7 +79,9 @@ def _is_current(index_path: Path, store: ChunkStore, *, overwrite: bool) -> bool
     try:
         made_from = read_manifest(index_path)["store_sha256"]
     except FileNotFoundError:
-        raise FileExistsError(f"{str(index_path)!r} exists and is no entity index: choose another place") from None
+        raise FileExistsError(
+            f"{str(index_path)!r} exists and is no entity index: choose another place"
+        ) from None
     except FormatError:
         if not overwrite:
             raise
@@ -87,8 +89,8 @@ def _is_current(index_path: Path, store: ChunkStore, *, overwrite: bool) -> bool
     if overwrite or made_from == store.sha256:
         return not overwrite
     raise FileExistsError(
-        f"the entity index {str(index_path)!r} was built from another chunk store ({made_from[:12]}, this one is "
-        f"{store.sha256[:12]}): build it again with --overwrite"
+        f"the entity index {str(index_path)!r} was built from another chunk store ({made_from[:12]}, "
+        f"this one is {store.sha256[:12]}): build it again with --overwrite"
     )
 
 
@@ -123,8 +125,8 @@ def _check_mentions(database: duckdb.DuckDBPyConnection, store: ChunkStore) -> d
     num_postings, first_chunk, last_chunk, spans_fit, least, greatest = found
     if first_chunk < 0 or last_chunk >= store.num_chunks:
         raise FormatError(
-            f"{str(path)!r} has mentions in chunks {first_chunk} to {last_chunk}, the store has {store.num_chunks} "
-            "chunks: build the store again"
+            f"{str(path)!r} has mentions in chunks {first_chunk} to {last_chunk}, the store has "
+            f"{store.num_chunks} chunks: build the store again"
         )
     if not spans_fit:
         raise FormatError(f"{str(path)!r} has a mention that ends before it begins, or outside a text")
@@ -133,14 +135,15 @@ def _check_mentions(database: duckdb.DuckDBPyConnection, store: ChunkStore) -> d
     return {"num_postings": num_postings, "num_chunks": store.num_chunks}
 
 
-def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> int:
     """Number the entities by their sorted strings; write them with their most frequent name."""
     database.execute(
         """CREATE TABLE entity AS
         WITH counted AS (SELECT entity, count(*) AS postings FROM mention GROUP BY entity),
         named AS (
             SELECT entity, name FROM (
-                SELECT entity, name, count(*) AS times FROM mention WHERE name IS NOT NULL GROUP BY entity, name)
+                SELECT entity, name, count(*) AS times FROM mention
+                WHERE name IS NOT NULL GROUP BY entity, name)
             QUALIFY row_number() OVER (PARTITION BY entity ORDER BY times DESC, name) = 1)
         SELECT entity, coalesce(name, '') AS name, postings,
                (row_number() OVER (ORDER BY entity) - 1)::UINTEGER AS code
@@ -159,6 +162,7 @@ def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         offsets[filled : filled + len(batch)] = batch["postings"].to_numpy()
         filled += len(batch)
     np.cumsum(offsets, out=offsets)
+    return num_entities
 
 
 def _write_postings(
@@ -171,7 +175,9 @@ def _write_postings(
     files = {name: create(folder / f"{name}.npy", dtype, total) for name, dtype in types.items()}
     names = ", ".join(["chunk_id", *COLUMNS, "row AS mention_row"])
     filled = 0
-    for batch in _batches(database, f"SELECT {names} FROM mention JOIN entity USING (entity) ORDER BY {_ORDER}"):
+    for batch in _batches(
+        database, f"SELECT {names} FROM mention JOIN entity USING (entity) ORDER BY {_ORDER}"
+    ):
         for name, file in files.items():
             file[filled : filled + len(batch)] = batch[name].to_numpy()
         filled += len(batch)
@@ -179,20 +185,21 @@ def _write_postings(
     assert filled == total, f"{filled} of {total} postings arrived"
     write_chunk_order(folder, files["chunk_id"], num_chunks)
     for file in files.values():
-        file.flush()  # type: ignore[attr-defined]
-    footprints = create(folder / "footprints.npy", np.int64, _row(database, "SELECT count(*) FROM entity")[0])
-    footprints[:] = open_postings(folder).count_chunks(Thresholds())
+        file.flush()
+    footprints = create(folder / "footprints.npy", np.int64, counts["num_entities"])
+    footprints[:] = open_postings(folder).count_chunks(DEFAULT_THRESHOLDS)
 
 
 def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
     """Which entities a string names, with the number of chunks where it does.
 
-    An entity's own name counts in every chunk that mentions it (default thresholds); another string where a link
-    or the entity linker resolved it, so that pronouns are no names.
+    An entity's own name counts in every chunk that mentions it (default thresholds); another string where
+    a link or the entity linker resolved it, so that pronouns are no names.
     """
-    passes = " OR ".join(f"{source} >= {least}::FLOAT" for source, least in Thresholds().active().items())
-    own = Thresholds(coref=None, coref_cluster=None).active().items()
-    resolved = " OR ".join(f"{source} >= {least}::FLOAT" for source, least in own)
+    passes, resolved = (
+        " OR ".join(f"{source} >= {least}::FLOAT" for source, least in thresholds.active().items())
+        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref=None, coref_cluster=None))
+    )
     database.execute(
         f"""CREATE TABLE name AS
         WITH said AS (
@@ -209,7 +216,9 @@ def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         name: StringColumnWriter(folder, f"name_{name}s", num_strings=num_names, num_bytes=size)
         for name, size in zip(("key", "text"), sizes, strict=True)
     }
-    numbers = {name: create(folder / f"name_{name}.npy", np.int64, num_names) for name in ("entity", "chunks")}
+    numbers = {
+        name: create(folder / f"name_{name}.npy", np.int64, num_names) for name in ("entity", "chunks")
+    }
     filled = 0
     for batch in _batches(database, "SELECT key, text, code AS entity, chunks FROM name ORDER BY id"):
         for name, column in columns.items():
@@ -264,7 +273,7 @@ def _describe(store: ChunkStore, counts: dict[str, int]) -> dict[str, Any]:
     return {
         **counts,
         "store_sha256": store.sha256,
-        "evidence": Thresholds().active(),
+        "evidence": DEFAULT_THRESHOLDS.active(),
         "engine": {"tantivy": version("tantivy")},
     }
 

@@ -1,4 +1,4 @@
-"""Open an index and ask it: which chunks, which mentions, which entities together, which entity has this name."""
+"""Open an index and ask it: which chunks mention this, what a chunk mentions, which entity has this name."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ import numpy.typing as npt
 from entity_index.manifest import read_manifest
 from entity_index.postings import Ids, Postings, Scores, best_per_chunk, best_ranked, open_postings
 from entity_index.query import (
+    DEFAULT_THRESHOLDS,
     SOURCES,
     All,
     AnyOf,
@@ -50,14 +51,17 @@ class NameMatch(EntityCount):
 
 
 class EntityIndex:
-    """An opened index folder; make one with `open_index`. Nothing is read before it is asked for."""
+    """An opened index folder; make one with `open_index`. Nothing is read before it is asked for.
+
+    `entities` are all entities, sorted, `postings` the mapped columns, `meta` is the folder's description.
+    """
 
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         """Map the folder's files."""
         self.path, self.meta = path, meta
         self.postings: Postings = open_postings(path)
         self._texts = Texts(path / "text")
-        self._entities = open_strings(path, "entities")
+        self.entities: StringColumn = open_strings(path, "entities")
         self._names = open_strings(path, "entity_names")
         self._name_keys, self._name_texts = open_strings(path, "name_keys"), open_strings(path, "name_texts")
 
@@ -100,7 +104,9 @@ class EntityIndex:
     def _all(self, where: All) -> Matches:
         """Intersect what must be there, beginning with the rarest; then take away what must not."""
         parts = [self._matches(part) for part in where.parts if not isinstance(part, Not)]
-        by_size = sorted((chunk_ids for chunk_ids, _ in parts), key=len) or [np.arange(self.postings.num_chunks)]
+        by_size = sorted((chunk_ids for chunk_ids, _ in parts), key=len) or [
+            np.arange(self.postings.num_chunks)
+        ]
         common = by_size[0]
         for chunk_ids in by_size[1:]:
             common = common[_contained(common, chunk_ids)]
@@ -151,20 +157,19 @@ class EntityIndex:
             rows = rows[self.postings.passing(rows, thresholds)]
         return tuple(sorted(self._mentions(rows)))
 
-    def entities_of(self, chunk_id: int, thresholds: Thresholds = Thresholds()) -> list[str]:
+    def entities_of(self, chunk_id: int, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> list[str]:
         """The entities a chunk mentions, sorted."""
         self._check_chunk(chunk_id)
         rows = self.postings.of_chunk(chunk_id)
         rows = rows[self.postings.passing(rows, thresholds)]
-        return [self._entities[int(number)] for number in np.unique(self.postings.entities(rows))]
+        return [self.entities[int(number)] for number in np.unique(self.postings.entities(rows))]
 
     def _mentions(self, rows: Ids) -> Iterator[Mention]:
-        columns = self.postings.columns
-        names = ("char_start", "char_end", "score", *SOURCES)
-        fields = zip(*(columns[name][rows].tolist() for name in names), strict=True)
-        numbers, mention_rows = self.postings.entities(rows), columns["mention_row"][rows].tolist()
-        for number, row, (start, end, *scores) in zip(numbers, mention_rows, fields, strict=True):
-            yield Mention(start, end, self._entities[int(number)], *scores, row=row)
+        names = ("char_start", "char_end", "score", *SOURCES, "mention_row")
+        columns = [self.postings.columns[name][rows].tolist() for name in names]
+        entities = [self.entities[int(number)] for number in self.postings.entities(rows)]
+        for entity, (char_start, char_end, *rest) in zip(entities, zip(*columns, strict=True), strict=True):
+            yield Mention(char_start, char_end, entity, *rest)
 
     def _check_chunk(self, chunk_id: int) -> None:
         if not 0 <= chunk_id < self.postings.num_chunks:
@@ -174,13 +179,9 @@ class EntityIndex:
 
     # Entities and names
 
-    def entities(self) -> StringColumn:
-        """All entities, sorted; the position of one is its number in `chunk_counts`."""
-        return self._entities
-
     def chunk_counts(self, thresholds: Thresholds | None = None) -> Ids:
-        """In how many chunks each entity is, (entities,): by default thresholds at once, by others in one pass."""
-        if thresholds is None or thresholds == Thresholds():
+        """In how many chunks each entity is, (entities,). Other than default thresholds read all postings."""
+        if thresholds is None or thresholds == DEFAULT_THRESHOLDS:
             return np.array(self._column("footprints"))
         return self.postings.count_chunks(thresholds)
 
@@ -198,17 +199,19 @@ class EntityIndex:
         return [self._name_match(int(row)) for row in self._column("names_of")[start:end]]
 
     def names(self, text: str, *, prefix: bool = False, limit: int | None = 10) -> list[NameMatch]:
-        """The entities that a name may mean, case ignored; the one it names in most chunks first, then by entity."""
+        """The entities that a name may mean, case ignored; the one it names in most chunks first."""
         key = _lower(text)
         start, end = self._name_keys.prefix_range(key) if prefix else self._name_keys.range_of(key)
-        entities, chunks = (np.array(self._column(name)[start:end]) for name in ("name_entity", "name_chunks"))
+        entities, chunks = (
+            np.array(self._column(name)[start:end]) for name in ("name_entity", "name_chunks")
+        )
         order = np.lexsort((np.arange(len(chunks)), -chunks, entities))
         firsts = order[np.unique(entities[order], return_index=True)[1]]  # the best spelling of each entity
         best = firsts[np.lexsort((entities[firsts], -chunks[firsts]))][:limit]
         return [self._name_match(int(start + row)) for row in best]
 
     def co_occurring(
-        self, entity: str, thresholds: Thresholds = Thresholds(), *, limit: int | None = 10
+        self, entity: str, thresholds: Thresholds = DEFAULT_THRESHOLDS, *, limit: int | None = 10
     ) -> list[EntityCount]:
         """The entities in the same chunks as this one, by the number of chunks they share, then by entity."""
         rows = self.postings.of_chunks(self.chunk_ids(Entity(entity, thresholds)))
@@ -220,15 +223,15 @@ class EntityIndex:
         return [self._entity_count(int(numbers[i]), int(counts[i])) for i in best]
 
     def _number(self, entity: str) -> int | None:
-        start, end = self._entities.range_of(entity)
+        start, end = self.entities.range_of(entity)
         return start if end > start else None
 
     def _entity_count(self, number: int, chunks: int) -> EntityCount:
-        return EntityCount(self._entities[number], self._names[number] or None, chunks)
+        return EntityCount(self.entities[number], self._names[number] or None, chunks)
 
     def _name_match(self, row: int) -> NameMatch:
         number, chunks = int(self._column("name_entity")[row]), int(self._column("name_chunks")[row])
-        return NameMatch(self._entities[number], self._names[number] or None, chunks, self._name_texts[row])
+        return NameMatch(self.entities[number], self._names[number] or None, chunks, self._name_texts[row])
 
     def _column(self, name: str) -> npt.NDArray[np.int64]:
         column: npt.NDArray[np.int64] = np.load(self.path / f"{name}.npy", mmap_mode="r")

@@ -31,7 +31,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def write_manifest(folder: Path, description: dict[str, Any]) -> None:
-    """Write `meta.json` with the hashes of the columns (not of `text`, whose files tantivy names at random)."""
+    """Write `meta.json` with the hashes of the columns, not of `text`: tantivy names its files at random."""
     files = {file.name: _sha256(file) for file in sorted(folder.glob("*.npy"))}
     meta = {**description, "format": FORMAT, "version": VERSION, "files": files}
     content = json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n"

@@ -5,6 +5,7 @@ A query reads only the rows of its entities. Arrays: P postings, E entities, C c
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ from entity_index.query import SOURCES, Thresholds
 from entity_index.strings import create
 
 Ids = npt.NDArray[np.int64]
+Column = npt.NDArray[Any]
 Scores = npt.NDArray[np.float32]
 
 COLUMNS = {
@@ -21,7 +23,7 @@ COLUMNS = {
     "score": np.float32,
     **dict.fromkeys(SOURCES, np.float32),
 }
-"""Columns of a fixed type; `chunk_id`, `mention_row` and `by_chunk` are 32 bits wide where the counts allow."""
+"""Columns of a fixed type; `chunk_id`, `mention_row` and `by_chunk` take 32 bits where the counts allow."""
 
 BLOCK = 1 << 22
 """How many postings are taken into memory at a time by what must read all."""
@@ -33,11 +35,11 @@ class Postings:
 
     offsets: Ids
     """(E + 1,) rows of entity e are offsets[e] to offsets[e + 1]."""
-    columns: dict[str, npt.NDArray[np.generic]]
+    columns: dict[str, Column]
     """(P,) each: `chunk_id`, `char_start`, `char_end`, `score`, the four sources, `mention_row`."""
     chunk_offsets: Ids
     """(C + 1,) the rows of chunk c are by_chunk[chunk_offsets[c] : chunk_offsets[c + 1]]."""
-    by_chunk: npt.NDArray[np.generic]
+    by_chunk: Column
     """(P,) row numbers sorted by chunk, then row."""
 
     @property
@@ -58,7 +60,8 @@ class Postings:
     def of_chunk(self, chunk_id: int) -> Ids:
         """Rows of a chunk, ascending."""
         start, end = self.chunk_offsets[chunk_id : chunk_id + 2]
-        return self.by_chunk[start:end].astype(np.int64)
+        rows: Ids = self.by_chunk[start:end].astype(np.int64)
+        return rows
 
     def of_chunks(self, chunk_ids: Ids) -> Ids:
         """Rows of many chunks, one chunk after the other."""
@@ -66,16 +69,20 @@ class Postings:
         sizes = ends - starts
         before = np.cumsum(sizes) - sizes
         places = np.arange(sizes.sum()) + np.repeat(starts - before, sizes)
-        return self.by_chunk[places].astype(np.int64)
+        rows: Ids = self.by_chunk[places].astype(np.int64)
+        return rows
 
     def passing(self, rows: slice | Ids, thresholds: Thresholds) -> npt.NDArray[np.bool_]:
         """Which of these rows pass at least one threshold."""
         active = thresholds.active().items()
-        return np.logical_or.reduce([self.columns[source][rows] >= np.float32(least) for source, least in active])
+        passing = [self.columns[source][rows] >= np.float32(least) for source, least in active]
+        result: npt.NDArray[np.bool_] = np.logical_or.reduce(passing)
+        return result
 
     def chunks(self, rows: slice | Ids) -> Ids:
         """The chunks of these rows."""
-        return self.columns["chunk_id"][rows].astype(np.int64)
+        chunk_ids: Ids = self.columns["chunk_id"][rows].astype(np.int64)
+        return chunk_ids
 
     def scores(self, rows: slice | Ids) -> Scores:
         """The aggregated scores of these rows."""
@@ -86,7 +93,7 @@ class Postings:
         return np.searchsorted(self.offsets, rows, side="right") - 1
 
     def count_chunks(self, thresholds: Thresholds) -> Ids:
-        """For every entity, (E,), the number of chunks with a mention that passes. Reads all postings once."""
+        """For every entity, (E,), in how many chunks a mention of it passes. Reads all postings once."""
         counts = np.zeros(self.num_entities, dtype=np.int64)
         last = (-1, -1)
         for start in range(0, len(self.by_chunk), BLOCK):
@@ -126,8 +133,8 @@ def best_ranked(scores: Scores, limit: int | None) -> Ids:
     return np.concatenate([above[np.argsort(-scores[above], kind="stable")], equal])
 
 
-def write_chunk_order(folder: Path, chunk_id: npt.NDArray[np.generic], num_chunks: int) -> None:
-    """Write `chunk_offsets.npy` and `by_chunk.npy`: a counting sort that reads the column twice, block by block."""
+def write_chunk_order(folder: Path, chunk_id: Column, num_chunks: int) -> None:
+    """Write `chunk_offsets.npy` and `by_chunk.npy`: a counting sort, two passes in blocks."""
     blocks = [slice(start, start + BLOCK) for start in range(0, len(chunk_id), BLOCK)]
     offsets = create(folder / "chunk_offsets.npy", np.int64, num_chunks + 1)
     for block in blocks:
@@ -152,8 +159,8 @@ def smallest_type(count: int) -> npt.DTypeLike:
 def open_postings(folder: Path) -> Postings:
     """Map the columns of an index folder."""
 
-    def load(name: str) -> npt.NDArray[np.generic]:
-        column: npt.NDArray[np.generic] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    def load(name: str) -> Column:
+        column: Column = np.load(folder / f"{name}.npy", mmap_mode="r")
         return column
 
     columns = {name: load(name) for name in ["chunk_id", *COLUMNS, "mention_row"]}

@@ -51,6 +51,9 @@ class Thresholds:
         return {source: least for source, least in values.items() if least is not None}
 
 
+DEFAULT_THRESHOLDS = Thresholds()
+
+
 class Clause:
     """A condition on chunks; combine with `&`, `|`, `~`."""
 
@@ -72,7 +75,7 @@ class Entity(Clause):
     """Chunks with a mention whose candidate is this entity and passes one of the thresholds."""
 
     entity: str
-    thresholds: Thresholds = Thresholds()
+    thresholds: Thresholds = DEFAULT_THRESHOLDS
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ class Query:
 
 @dataclass(frozen=True, order=True)
 class Mention:
-    """A place in a chunk, with an entity that is a candidate for it. Characters count inside the chunk's text."""
+    """A place in a chunk's text, in characters, with an entity that is a candidate for it."""
 
     char_start: int
     char_end: int
@@ -173,12 +176,12 @@ class Result:
 
 
 def name_phrases(names: Iterable[str], *, case_sensitive: bool = False) -> AnyOf:
-    """Search by name instead of by entity: each name, also with 's and ’s. The baseline LMEnt measured.
+    """Search by name instead of by entity: each name, also with 's, straight or typographic.
 
-    >>> [part.text for part in name_phrases(["Ada"]).parts]
-    ['Ada', "Ada's", 'Ada’s']
+    >>> [part.text for part in name_phrases(["Ada"]).parts][:2]
+    ['Ada', "Ada's"]
     """
-    variants = [name + ending for name in names for ending in ("", "'s", "’s")]
+    variants = [name + ending for name in names for ending in ("", "'s", "\u2019s")]
     return AnyOf(*(Phrase(text, case_sensitive=case_sensitive) for text in dict.fromkeys(variants)))
 
 
@@ -188,4 +191,6 @@ def searchable_aliases(aliases: Iterable[str]) -> list[str]:
     >>> searchable_aliases(["Ada Lovelace", "Ada", "UK", "!!!!"])
     ['Ada Lovelace', 'UK']
     """
-    return [alias for alias in aliases if (len(alias) > 3 or alias in _SHORT_ALIASES) and re.search(r"\w", alias)]
+    return [
+        alias for alias in aliases if (len(alias) > 3 or alias in _SHORT_ALIASES) and re.search(r"\w", alias)
+    ]

@@ -3,8 +3,10 @@
 Look-up in a sorted column is a binary search that touches log2(n) strings.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +27,10 @@ class StringColumn:
     def __getitem__(self, position: int) -> str:
         """One string."""
         return self._bytes(position).decode()
+
+    def __iter__(self) -> Iterator[str]:
+        """The strings in order."""
+        return (self[position] for position in range(len(self)))
 
     def range_of(self, text: str) -> tuple[int, int]:
         """Half-open range of the positions that hold exactly this string."""
@@ -63,7 +69,9 @@ class StringColumnWriter:
         """Add the strings of an Arrow array; null becomes the empty string."""
         strings = strings.fill_null("").cast(pa.large_string())
         _, offsets_buffer, content_buffer = strings.buffers()
-        ends = np.frombuffer(offsets_buffer, dtype=np.int64)[strings.offset : strings.offset + len(strings) + 1]
+        ends = np.frombuffer(offsets_buffer, dtype=np.int64)[
+            strings.offset : strings.offset + len(strings) + 1
+        ]
         if not len(strings):
             return
         before = self._offsets[self._filled]
@@ -75,7 +83,7 @@ class StringColumnWriter:
         self._filled += len(strings)
 
 
-def create(path: Path, dtype: npt.DTypeLike, length: int) -> npt.NDArray[np.generic]:
+def create(path: Path, dtype: npt.DTypeLike, length: int) -> np.memmap[Any, Any]:
     """A new one-dimensional .npy file of known length, memory-mapped for writing, zeros."""
     return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
 

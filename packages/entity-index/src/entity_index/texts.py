@@ -1,12 +1,13 @@
 """The chunks' texts and the phrase search over them, kept by tantivy in the folder `text`.
 
-Words are cut by `words.py` and handed over separated by spaces, so that tantivy adds no rule of its own: once as
-they are written, once in lower case, with their positions.
+Words are cut by `words.py` and handed over separated by spaces, so that tantivy adds no rule of its own: once
+as they are written, once in lower case, with their positions.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class Texts:
     def chunks_with(self, phrase: Phrase) -> npt.NDArray[np.int64]:
         """Ids of the chunks that hold a phrase, ascending."""
         query = self._phrase_query(phrase)
-        total = self._searcher.search(query, limit=1, count=True).count
+        total = self._count(query)
         if not total:
             return np.empty(0, dtype=np.int64)
         found = self._searcher.search(query, limit=total, order_by_field="chunk_id", order=tantivy.Order.Asc)
@@ -65,20 +66,25 @@ class Texts:
 
     def count(self, phrase: Phrase) -> int:
         """In how many chunks a phrase stands."""
-        return int(self._searcher.search(self._phrase_query(phrase), limit=1, count=True).count)
+        return self._count(self._phrase_query(phrase))
 
     def chunk(self, chunk_id: int) -> Chunk:
         """One chunk with its text."""
         query = tantivy.Query.term_query(self._schema, "chunk_id", chunk_id)
         (_, address), *_ = self._searcher.search(query, limit=1).hits
         document = self._searcher.doc(address)
-        fields = {name: bytes(document.get_first(name)).decode() for name in ("text", "doc_id", "title")}
-        return Chunk(chunk_id, **fields)
+        text, doc_id, title = (bytes(document[name][0]).decode() for name in ("text", "doc_id", "title"))
+        return Chunk(chunk_id, text, doc_id, title)
+
+    def _count(self, query: tantivy.Query) -> int:
+        found: Any = self._searcher.search(query, limit=1, count=True)  # its types leave `count` out
+        return int(found.count)
 
     def _phrase_query(self, phrase: Phrase) -> tantivy.Query:
-        wanted = words(phrase.text)
+        wanted: list[str | tuple[int, str]] = list(words(phrase.text))
         field = "cased" if phrase.case_sensitive else "lower"
-        wanted = wanted if phrase.case_sensitive else [word.lower() for word in wanted]
+        if not phrase.case_sensitive:
+            wanted = [word.lower() for word in words(phrase.text)]
         if len(wanted) == 1:
             return tantivy.Query.term_query(self._schema, field, wanted[0])
         return tantivy.Query.phrase_query(self._schema, field, wanted)
