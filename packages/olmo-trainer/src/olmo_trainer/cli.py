@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from olmo_trainer.evaluate_command import evaluate
+
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
@@ -26,6 +28,9 @@ def root(
 
     Not built yet: this release only reserves the name.
     """
+
+
+app.command()(evaluate)
 
 
 def main() -> None:
