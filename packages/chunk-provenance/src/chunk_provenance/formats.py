@@ -1,0 +1,68 @@
+"""Name and version of every file this package writes, and the atomic ways to write it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+class FormatError(ValueError):
+    """A file is not what its reader expects; the message says what was found and what to do."""
+
+
+def check_format(where: Path, found: str | None, version: object, expected: str) -> None:
+    """Refuse a file that names another format or a version this release does not read."""
+    if found != expected:
+        raise FormatError(f"{str(where)!r} is a {found!r} file, expected {expected!r}")
+    if str(version) != "1":
+        raise FormatError(
+            f"{str(where)!r} has {expected} version {version}, this release reads 1: upgrade chunk-provenance"
+        )
+
+
+def write_table(table: pa.Table, path: Path, name: str, **metadata: str) -> None:
+    """Write a Parquet file atomically, with its format's name and version in the metadata."""
+    tagged = table.replace_schema_metadata({"format": name, "version": "1", **metadata})
+    unfinished = path.with_name(path.name + ".tmp")
+    pq.write_table(tagged, unfinished, compression="zstd")
+    os.replace(unfinished, path)
+
+
+def read_table(path: Path, name: str, columns: list[str]) -> pa.Table:
+    """Read the named columns of a Parquet file that is, or does not deny being, a `name` file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FormatError: the file names another format or an unknown version, or a column is missing.
+    """
+    with open_table(path, name, columns) as file:
+        return file.read(columns=columns)
+
+
+def open_table(path: Path, name: str, columns: list[str]) -> pq.ParquetFile:
+    """Open a Parquet file as `read_table` does, for reading it a row group at a time."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no {name} file at {str(path)!r}")
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"{str(path)!r} is no Parquet file or a damaged one: {error}") from error
+    metadata = file.schema_arrow.metadata or {}
+    if b"format" in metadata:
+        check_format(path, metadata[b"format"].decode(), metadata.get(b"version", b"").decode(), name)
+    names = file.schema_arrow.names
+    if missing := [column for column in columns if column not in names]:
+        raise FormatError(f"{str(path)!r} lacks the {name} columns {missing}, it has {names}")
+    return file
+
+
+def write_json(value: Any, path: Path) -> None:
+    """Write JSON atomically: sorted keys, two spaces, one newline at the end."""
+    unfinished = path.with_name(path.name + ".tmp")
+    unfinished.write_text(
+        json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    os.replace(unfinished, path)
