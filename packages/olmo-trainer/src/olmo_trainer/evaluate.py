@@ -157,7 +157,7 @@ def _ended(tokenizer: PreTrainedTokenizerBase, new: list[int]) -> bool:
 def _line(tokenizer: PreTrainedTokenizerBase, new: list[int]) -> str:
     if tokenizer.eos_token_id in new:
         new = new[: new.index(tokenizer.eos_token_id)]
-    return tokenizer.decode(new, skip_special_tokens=True).partition("\n")[0].strip()
+    return str(tokenizer.decode(new, skip_special_tokens=True)).partition("\n")[0].strip()
 
 
 def is_correct(generated: str, answers: Iterable[str]) -> bool:
@@ -234,7 +234,7 @@ def summarise(answers: pa.Table) -> Summary:
 
 def chance(answers: pa.Table) -> float:
     """The share of probes that guessing gets right."""
-    counts = answers.column("num_candidates").to_pylist()
+    counts: list[int] = answers.column("num_candidates").to_pylist()
     return sum(1 / count for count in counts) / len(counts)
 
 

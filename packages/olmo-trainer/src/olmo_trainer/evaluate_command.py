@@ -55,7 +55,7 @@ def evaluate(
 
     from olmo_trainer.evaluate import ask_checkpoints, chance, make_plan, summarise, write_answers
 
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     plan = make_plan(run, probes, steps=steps, num_generated=generate, device=_device(device))
     _say_what_is_skipped(plan, out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,7 +126,8 @@ def report_section(summaries: Sequence["Summary"], *, chance: float, num_skipped
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "summary": (
             f"{last.num_probes} probes were asked of {len(summaries)} checkpoints, "
-            f"{num_skipped} could not be asked. A probe counts as known where the answer is likelier than every other candidate: "
+            f"{num_skipped} could not be asked. A probe counts as known where the answer is likelier than "
+            f"every other candidate: "
             f"{100 * last.known:.1f}% at the last checkpoint, {100 * chance:.1f}% by guessing."
         ),
         "tables": [
@@ -166,6 +167,7 @@ def _number(cell: str) -> float | int | str:
 
 
 def _write_json(value: dict[str, Any], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -3,8 +3,8 @@
 A prompt and all its candidates go through the model as one row: a token tree whose trunk is the prompt and
 whose branches are the candidates, common beginnings shared. Every token sees its ancestors only and its
 position is its depth, so each candidate gets what it would get alone behind the prompt, and the prompt is
-computed once. The last token of a candidate is never fed, and the vocabulary head runs only where a next token
-is asked for.
+computed once. The last token of a candidate is never fed, and the vocabulary head runs only where a next
+token is asked for.
 
 A model family that does not honour such a mask is asked with one plain row a candidate: same numbers, several
 times slower.
@@ -77,8 +77,8 @@ def encode_questions(
 ) -> list[Question]:
     """Tokenise `prompt + " " + candidate` and split it behind the prompt's own tokens.
 
-    White space at a prompt's end belongs to the continuation, as in lm-eval, so the first token of an answer is
-    the one that training text has. A prompt or a candidate may come out empty: the caller decides what then.
+    White space at a prompt's end belongs to the continuation, as in lm-eval, so the first token of an answer
+    is the one that training text has. A prompt or a candidate may come out empty: the caller decides then.
     """
     contexts = [prompt.rstrip() for prompt in prompts]
     whole = [
@@ -261,7 +261,7 @@ def _ask_trees(model: PreTrainedModel, batch: Batch) -> tuple[np.ndarray, np.nda
         places, asked = np.unique(batch.asked_places, return_inverse=True)
         needed = hidden.flatten(0, 1)[torch.from_numpy(places).to(hidden.device)]
         head = cast(nn.Linear, model.get_output_embeddings())  # type: ignore[no-untyped-call]
-        return _read(needed, asked, batch.asked_tokens, head=head))
+        return _read(needed, asked, batch.asked_tokens, head=head)
 
 
 def _read(

@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -94,7 +94,7 @@ def load_model(
     load_config(reference)
     _require_safetensors(reference)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        opened: Any = AutoModelForCausalLM.from_pretrained(
             reference.path,
             **_place(reference),
             dtype="auto" if dtype is None else dtype,
@@ -105,8 +105,10 @@ def load_model(
         )
     except OSError as error:
         raise ValueError(f"model {str(reference)!r} cannot be opened: {_first_line(error)}") from error
-    _refuse_incomplete(reference, info)
-    return model.eval()
+    model: PreTrainedModel = opened[0]
+    _refuse_incomplete(reference, opened[1])
+    model.eval()  # type: ignore[no-untyped-call]
+    return model
 
 
 def load_weights(model: PreTrainedModel, reference: Reference) -> bool:
@@ -132,16 +134,19 @@ def load_config(reference: Reference) -> PreTrainedConfig:
             f"model {str(reference)!r} has no config.json: expected a folder written by save_pretrained"
         )
     try:
-        return AutoConfig.from_pretrained(reference.path, **_place(reference), trust_remote_code=False)
+        config: PreTrainedConfig = AutoConfig.from_pretrained(
+            reference.path, **_place(reference), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"model {str(reference)!r} cannot be opened: {_first_line(error)}") from error
+    return config
 
 
 def load_tokenizer(reference: Reference) -> PreTrainedTokenizerBase:
     """Open the tokenizer beside a model or in the run's folder above it; `tokenizer.json` alone is enough."""
     place, file = _find_tokenizer(reference)
     if find_file(place, "tokenizer_config.json") is None:
-        return PreTrainedTokenizerFast(tokenizer_file=str(file))
+        return PreTrainedTokenizerFast(tokenizer_file=str(file))  # type: ignore[no-untyped-call]
     return AutoTokenizer.from_pretrained(place.path, **_place(place), trust_remote_code=False)
 
 
