@@ -2,7 +2,7 @@
 
     uv run python packages/chunk-provenance/benchmarks/exposures_at_scale.py
 
-100,000 facts at 100 checkpoints over an order of 10 M chunks seen once; a fact's shared chunks follow a power law.
+100,000 facts at 100 checkpoints, 10 M chunks seen once; a fact's number of shared chunks follows a power law.
 """
 
 import resource

@@ -13,6 +13,7 @@ app.command()(store_commands.tokenizer)
 app.command()(store_commands.build)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
+app.command()(learning_commands.trace)
 
 
 def print_version(wanted: bool) -> None:
