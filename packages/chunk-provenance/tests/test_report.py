@@ -1,6 +1,7 @@
 import base64
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -185,6 +186,12 @@ def test_every_kind_of_figure_is_drawn_and_drawn_alike_twice(kind, scale, points
 
 def test_a_figure_without_series_says_so():
     ElementTree.fromstring(draw_svg({"kind": "bar", "series": []}))
+
+
+def test_without_matplotlib_a_figure_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ValueError, match=r"pip install 'chunk-provenance\[plot\]'"):
+        draw_svg(LINE)
 
 
 def test_a_figure_is_described_in_words():

@@ -205,6 +205,8 @@ def _learned_when(dynamics: Dynamics, labels: list[str]) -> dict[str, Any]:
     of_bin = count_bins(facts["exposures"].to_numpy(), dynamics.info["parameters"]["bins"])
     sizes = np.bincount(of_bin, minlength=len(labels))
     learned = facts["learned_at"].cast(pa.float64()).fill_null(np.inf).to_numpy()
+    # Learning at one of the last checkpoints cannot be confirmed any more: no rows for those.
+    steps = steps[: max(len(steps) - dynamics.info["parameters"]["consecutive"] + 1, 1)]
     bounds = _row_bounds(steps)
     row = np.searchsorted(bounds, learned)  # bounds[row - 1] < learned <= bounds[row]
     used = np.flatnonzero(sizes)
@@ -230,7 +232,7 @@ def _row_bounds(steps: list[int]) -> list[int]:
 
 
 def _row_names(bounds: list[int], steps: list[int]) -> list[str]:
-    names = [str(bounds[0])]
+    names = [f"{bounds[0]} (untrained)" if bounds[0] == 0 else str(bounds[0])]
     for low, high in pairwise(bounds):
         first = steps[steps.index(low) + 1]
         names.append(str(high) if first == high else f"{first}-{high}")

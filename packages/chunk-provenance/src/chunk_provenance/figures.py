@@ -1,4 +1,4 @@
-"""Draw the figures of a report section with matplotlib (the extra `plot`), as SVG text or PNG bytes.
+"""Draw the figures of a report section as SVG, with matplotlib (the extra `plot`).
 
 The same figure gives the same bytes: no date, no random ids, glyphs drawn as paths.
 """
@@ -10,8 +10,7 @@ import numpy as np
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, dark enough on white.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#AA4499", "#7A6A00", "#4477AA", "#882255", "#444444"]
-WIDTH, HEIGHT = 7.2, 3.9  # inches
-MAX_LINEAR_LABELS = 14
+LARGE, SMALL = (7.2, 3.9), (4.8, 3.2)  # inches
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "chunk-provenance",
     "svg.fonttype": "path",
@@ -30,13 +29,17 @@ STYLE: dict[Any, Any] = {
 }
 
 
-def draw_svg(figure: dict[str, Any]) -> str:
-    """Draw a figure of a report section."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+def draw_svg(figure: dict[str, Any], *, size: tuple[float, float] = LARGE) -> str:
+    """Draw a figure of a report section, `size` in inches."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"figures need matplotlib ({error}): pip install 'chunk-provenance[plot]'"
+        ) from error
     with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
+        canvas = Figure(figsize=size, layout="constrained")
         axes = canvas.add_subplot()
         draw = {"line": _draw_lines, "bar": _draw_bars, "heatmap": _draw_heatmap}[figure["kind"]]
         if any(series["x"] for series in figure["series"]):

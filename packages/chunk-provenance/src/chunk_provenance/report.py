@@ -11,7 +11,7 @@ from string import Template
 from typing import Any
 
 from chunk_provenance.dynamics_section import dynamics_section
-from chunk_provenance.figures import draw_svg
+from chunk_provenance.figures import LARGE, SMALL, draw_svg
 from chunk_provenance.joining import Dynamics
 
 NUMBER = ' class="number"'
@@ -78,11 +78,11 @@ def _section_html(number: int, part: dict[str, Any]) -> str:
     pieces = [f'<section id="section-{number}">\n<h2>{escape(part["title"])}</h2>\n']
     if part["summary"]:
         pieces.append(f"<p>{escape(part['summary'])}</p>\n")
-    figures = [_figure_html(figure) for figure in part["figures"]]
-    if figures:
-        explained = any(figure.get("note") for figure in part["figures"])
-        small = " small" if len(figures) > 1 and not explained else ""
-        pieces.append(f'<div class="figures{small}">\n' + "".join(figures) + "</div>\n")
+    if part["figures"]:
+        # Figures that explain themselves stand side by side.
+        small = len(part["figures"]) > 1 and not any(figure.get("note") for figure in part["figures"])
+        figures = "".join(_figure_html(figure, small=small) for figure in part["figures"])
+        pieces.append(f'<div class="figures{" small" if small else ""}">\n{figures}</div>\n')
     if part["passages"]:
         pieces.append("<h3>Passages, in the order of reading</h3>\n")
         pieces.append('<p class="legend"><mark class="subject">subject</mark> <mark>answer</mark></p>\n')
@@ -93,8 +93,8 @@ def _section_html(number: int, part: dict[str, Any]) -> str:
     return "".join([*pieces, "</section>\n"])
 
 
-def _figure_html(figure: dict[str, Any]) -> str:
-    svg = base64.b64encode(draw_svg(figure).encode()).decode()
+def _figure_html(figure: dict[str, Any], *, small: bool) -> str:
+    svg = base64.b64encode(draw_svg(figure, size=SMALL if small else LARGE).encode()).decode()
     title, note = figure.get("title", ""), figure.get("note", "")
     return (
         f"<figure>\n<figcaption><h3>{escape(title)}</h3></figcaption>\n"
@@ -124,25 +124,24 @@ def _one_line(x: Any) -> str:
 
 
 def _table_html(table: dict[str, Any]) -> str:
+    numeric = [False, *_numeric_columns(table)[1:]]  # the first column names its row
     head = "".join(
-        f'<th scope="col"{NUMBER if place and numeric else ""}>{escape(str(column))}</th>'
-        for place, (column, numeric) in enumerate(zip(table["columns"], _numeric_columns(table), strict=True))
+        f'<th scope="col"{NUMBER if right else ""}>{escape(str(column))}</th>'
+        for column, right in zip(table["columns"], numeric, strict=True)
     )
-    rows = "".join(
-        "<tr>" + "".join(_cell(value, first=place == 0) for place, value in enumerate(row)) + "</tr>\n"
-        for row in table["rows"]
-    )
+    rows = "".join(_row_html(row, numeric) for row in table["rows"])
     caption = f"<caption>{escape(table['title'])}</caption>" if table.get("title") else ""
     body = f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>"
-    return f'<div class="table"><table>{caption}\n{body}</table></div>\n'
+    return f'<div class="table" tabindex="0"><table>{caption}\n{body}</table></div>\n'
 
 
-def _cell(value: Any, *, first: bool) -> str:
-    text = show_value(value)
-    if first:
-        return f'<th scope="row">{escape(text)}</th>'
-    number = value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-    return f"<td{NUMBER if number else ''}>{escape(text)}</td>"
+def _row_html(row: list[Any], numeric: list[bool]) -> str:
+    first = f'<th scope="row">{escape(show_value(row[0]))}</th>' if row else ""
+    cells = (
+        f"<td{NUMBER if right else ''}>{escape(show_value(value))}</td>"
+        for value, right in zip(row[1:], numeric[1:], strict=True)
+    )
+    return f"<tr>{first}{''.join(cells)}</tr>\n"
 
 
 def _numeric_columns(table: dict[str, Any]) -> list[bool]:
