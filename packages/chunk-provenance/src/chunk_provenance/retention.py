@@ -55,3 +55,34 @@ def _count_dropped(store: ChunkStore) -> list[dict[str, Any]]:
         for row in groups.to_pylist()
     ]
     return sorted(rows, key=lambda row: (-row["tokens"], row["reason"]))
+
+
+def retention_tables(counts: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+    """The tables of a build: title, columns, rows."""
+    columns = ["padded to", "chunks", "tokens", "share", "padding"]
+    rows = [
+        [
+            f"{r['length']:,}",
+            f"{r['chunks']:,}",
+            f"{r['tokens']:,}",
+            f"{r['share']:.1%}",
+            f"{r['padding']:.1%}",
+        ]
+        for r in counts["buckets"]
+    ]
+    if counts["buckets"] and "updates_per_epoch" in counts["buckets"][0]:
+        columns.append("updates per epoch")
+        for row, bucket in zip(rows, counts["buckets"], strict=True):
+            row.append(f"{bucket['updates_per_epoch']:,.1f}")
+    kept, documents = counts["kept"], counts["documents"]
+    fates = [
+        ["kept", f"{documents['stored']:,} documents", f"{kept['tokens']:,}"],
+        *(
+            [f"dropped: {r['reason']}", f"{r['times']:,} times", f"{r['tokens']:,}"]
+            for r in counts["dropped"]
+        ),
+        ["without any chunk", f"{documents['without_any_chunk']:,} documents", ""],
+    ]
+    mentions = [[name.replace("_", " "), f"{count:,}"] for name, count in counts["mentions"].items()]
+    tables = [("Chunks", columns, rows), ("Text", ["what", "how often", "tokens"], fates)]
+    return [*tables, ("Mentions", ["what", "rows"], mentions)] if mentions else tables
