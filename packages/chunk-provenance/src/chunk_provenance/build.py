@@ -108,7 +108,7 @@ def build_store(
             )
         if mentions is not None:
             rows, examples = mentions.unclaimed()
-            meta["mentions_of_unknown_documents"] = {"rows": rows, "examples": examples}
+            meta["mentions_of_other_documents"] = {"rows": rows, "examples": examples}
         training.seal(meta, "there is no usable document")
 
 

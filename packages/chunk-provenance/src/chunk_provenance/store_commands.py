@@ -27,7 +27,8 @@ from chunk_provenance.order import (
     load_order,
     save_order,
 )
-from chunk_provenance.retention import count_retention, retention_tables
+from chunk_provenance.retention import count_retention, retention_section, retention_tables
+from chunk_provenance.sections import command_line, write_section
 from chunk_provenance.store import ChunkStore, open_store
 from chunk_provenance.tokenizing import load_encoder, train_tokenizer
 from chunk_provenance.verify import verify_log
@@ -126,6 +127,9 @@ def build(
         str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
     ] = None,
     column: Column = None,
+    section: Annotated[
+        Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -164,7 +168,7 @@ def build(
             inputs=inputs,
             overwrite=overwrite,
         )
-    report_build(open_store(store), batch_tokens=batch_tokens, as_json=as_json)
+    report_build(open_store(store), batch_tokens=batch_tokens, section=section, as_json=as_json)
 
 
 def order(
@@ -227,14 +231,16 @@ def verify(
     print(f"all {result.num_verified:,} logged updates trained on the batches of the order{missing}")
 
 
-def report_build(store: ChunkStore, *, batch_tokens: int | None, as_json: bool) -> None:
+def report_build(store: ChunkStore, *, batch_tokens: int | None, section: Path | None, as_json: bool) -> None:
     """Print what became of the text; then refuse buckets that could never be trained."""
     counts = count_retention(store, batch_tokens=batch_tokens)
+    if section is not None:
+        write_section(retention_section(counts, command=command_line()), section)
     if as_json:
         print(json.dumps(counts, indent=2))
     else:
-        for title, columns, rows in retention_tables(counts):
-            show_table(title, columns, rows)
+        for table in retention_tables(counts):
+            show_table(table["title"], table["columns"], table["rows"])
     if batch_tokens is not None:
         check_buckets({row["length"]: row["chunks"] for row in counts["buckets"]}, batch_tokens=batch_tokens)
 
