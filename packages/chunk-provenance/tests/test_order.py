@@ -179,7 +179,10 @@ def test_exactly_one_of_epochs_and_updates_is_needed():
         (
             {4: 9, 8: 1},
             16,
-            "build the store with --max-length 4 or --min-length 8, or use --batch-tokens 8 or a smaller multiple of 8",
+            (
+                "build the store with --max-length 4 or --min-length 8, or use --batch-tokens 8 or a smaller "
+                "multiple of 8"
+            ),
         ),
         ({8: 1}, 16, "use --batch-tokens 8 or a smaller multiple of 8"),
         ({4: 1, 16: 1}, 64, "build the store with a smaller --max-length"),

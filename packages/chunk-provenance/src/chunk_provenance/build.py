@@ -68,6 +68,7 @@ def build_store(
     validation_fraction: float = 0.0,
     inputs: dict[str, Any] | None = None,
     overwrite: bool = False,
+    batch_chars: int = BATCH_CHARS,
 ) -> None:
     """Write a chunk store, and another one inside it (`validation`) where a fraction is held back for that.
 
@@ -81,6 +82,7 @@ def build_store(
         validation_fraction: share of documents, chosen by a hash of their id, that go to `path/validation`.
         inputs: what the store is made from, for `meta.json`; see `differences`.
         overwrite: replace a chunk store at `path`.
+        batch_chars: about how many characters to hold in memory; the result does not depend on it.
 
     Raises:
         FileExistsError: `path` exists.
@@ -94,7 +96,7 @@ def build_store(
         if validation_fraction:
             inside = StoreWriter(writer.folder / "validation", with_text=with_text)
             validation = _Part(unfinished.enter_context(inside), encoder, packing, with_text)
-        for batch in _batches(training.note_rejected(documents)):
+        for batch in _batches(training.note_rejected(documents), batch_chars):
             held_back = {
                 d.doc_id for d in batch if validation and is_held_back(d.doc_id, validation_fraction)
             }
@@ -143,13 +145,13 @@ def _short(value: Any) -> str:
     return words if len(words) <= 80 else words[:77] + "..."
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document], batch_chars: int) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for document in documents:
         batch.append(document)
         size += len(document.text)
-        if size >= BATCH_CHARS:
+        if size >= batch_chars:
             yield batch
             batch, size = [], 0
     if batch:

@@ -170,7 +170,8 @@ class _Rows:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
+            rows = pa.concat_tables(self._waiting).combine_chunks()  # the same bytes whatever the batches
+            self._writer.write_table(rows, row_group_size=GROUP_ROWS)
             self._waiting = []
 
 
