@@ -150,7 +150,9 @@ def test_retention_counts_tokens_padding_and_documents(build):
     assert bucket["padding"] == 1 - len(store.tokens) / (16 * store.num_chunks)
     assert bucket["updates_per_epoch"] == store.num_chunks / 4
     assert counts["documents"] == {"stored": 3, "without_any_chunk": 1}
-    assert counts["dropped"] == [{"reason": "shorter than the smallest bucket", "times": 3, "tokens": lost}]
+    assert counts["dropped"] == [
+        {"reason": "shorter than the smallest bucket", "documents": 3, "tokens": lost}
+    ]
 
 
 def test_mentions_of_another_text_are_refused_and_leave_nothing_behind(build, make_mentions, tmp_path):

@@ -34,7 +34,7 @@ def run_build(run_cli, inputs, *options):
 def test_build_prints_what_became_of_the_text(inputs, run_cli):
     code, out, err = run_build(run_cli, inputs, "--batch-tokens", 64, "--section", inputs / "section.json")
     assert (code, err) == (0, "")
-    for words in ("updates per epoch", "dropped: bad JSON", "dropped: duplicate id", "40 documents", "120"):
+    for words in ("updates per epoch", "dropped: bad JSON", "dropped: duplicate id", "kept", "120"):
         assert words in out
     section = json.loads((inputs / "section.json").read_text(encoding="utf-8"))
     assert (section["format"], section["version"], section["title"]) == ("report-section", 1, "Chunks")
@@ -51,7 +51,7 @@ def test_build_prints_json_for_programs(inputs, run_cli):
     counts = json.loads(out)
     assert code == 0
     assert counts["documents"] == {"stored": 40, "without_any_chunk": 0}
-    assert [row["times"] for row in counts["dropped"]] == [1, 1]
+    assert [row["documents"] for row in counts["dropped"]] == [1, 1]
 
 
 def test_a_store_of_the_same_inputs_is_kept_and_of_others_refused(inputs, store, run_cli):

@@ -58,12 +58,12 @@ def _count_mentions(store: ChunkStore) -> dict[str, int]:
 
 
 def _count_dropped(store: ChunkStore) -> list[dict[str, Any]]:
-    """Rows and tokens of each reason, most tokens first."""
+    """Documents and tokens of each reason, most tokens first; a document has one row of a reason."""
     groups = store.dropped_table.group_by("reason").aggregate(
         [("num_tokens", "sum"), ("num_tokens", "count")]
     )
     rows = [
-        {"reason": row["reason"], "times": row["num_tokens_count"], "tokens": row["num_tokens_sum"]}
+        {"reason": row["reason"], "documents": row["num_tokens_count"], "tokens": row["num_tokens_sum"]}
         for row in groups.to_pylist()
     ]
     return sorted(rows, key=lambda row: (-row["tokens"], row["reason"]))
@@ -104,11 +104,11 @@ def _bucket_table(buckets: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fate_table(counts: dict[str, Any]) -> dict[str, Any]:
     documents = counts["documents"]
-    rows = [["kept", f"{documents['stored']:,} documents", f"{counts['kept']['tokens']:,}"]]
+    rows = [["kept", f"{documents['stored']:,}", f"{counts['kept']['tokens']:,}"]]
     for row in counts["dropped"]:
-        rows.append([f"dropped: {row['reason']}", f"{row['times']:,} times", f"{row['tokens']:,}"])
-    rows.append(["without any chunk", f"{documents['without_any_chunk']:,} documents", ""])
-    return _table("What became of the text", ["what", "how often", "tokens"], rows)
+        rows.append([f"dropped: {row['reason']}", f"{row['documents']:,}", f"{row['tokens']:,}"])
+    rows.append(["of the kept, in no chunk at all", f"{documents['without_any_chunk']:,}", ""])
+    return _table("What became of the text", ["what", "documents", "tokens"], rows)
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> dict[str, Any]:

@@ -69,9 +69,8 @@ def document_lines(document: dict[str, Any]) -> list[str]:
         steps = f", {describe_steps(chunk['steps'])}" if chunk["steps"] is not None else ""
         lines.append(f"  chunk {chunk['chunk_id']}: {span}, {chunk['tokens']} tokens{steps}")
     for part in document["dropped"]:
-        place = f" ({part['place']})" if part["place"] else ""
-        span = f"characters {part['char_start']:,} to {part['char_end']:,}"
-        lines.append(f"  dropped: {span}, {part['num_tokens']} tokens, {part['reason']}{place}")
+        span = f"characters {part['char_start']:,} to {part['char_end']:,}, {part['num_tokens']} tokens"
+        lines.append(f"  dropped: {part['place'] or span}, {part['reason']}")
     return lines
 
 
