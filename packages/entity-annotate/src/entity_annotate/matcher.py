@@ -41,7 +41,7 @@ class Matcher:
             self._cores.add(core)
 
     def find(self, text: str, occupied: Iterable[Span] = ()) -> list[Span]:
-        """Return the spans of names, longest match first at each word, none touching an occupied span (sorted)."""
+        """Return the spans of names, the longest at each word, none touching an occupied span (sorted)."""
         found = []
         for low, high in _gaps(text, occupied):
             found += self._find_between(text, low, high)
@@ -73,7 +73,7 @@ class Matcher:
 
 
 def _gaps(text: str, occupied: Iterable[Span]) -> list[Span]:
-    """Return the parts of the text between occupied spans, without the words that a span cuts (link trails)."""
+    """Return the parts of the text between occupied spans, without the rest of a word that a link begins."""
     borders = [(0, 0), *sorted(occupied), (len(text), len(text))]
     gaps = []
     for (_, low), (high, _) in pairwise(borders):
