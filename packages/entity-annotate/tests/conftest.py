@@ -56,7 +56,11 @@ def small_dump(write_dump: Callable[..., Path]) -> Path:
                 "'''Ada Lovelace''' was a mathematician. She met [[Charles Babbage]] in [[London]]{{cn}}.\n\n"
                 "== Life ==\nLovelace's notes made her famous. [[Ada (given name)|Ada]] is a name.",
             ),
-            page(2, "Charles Babbage", "'''Charles Babbage''' was an inventor. He was born in [[the Big Smoke]]."),
+            page(
+                2,
+                "Charles Babbage",
+                "'''Charles Babbage''' was an inventor. He was born in [[the Big Smoke]].",
+            ),
             page(3, "London", "'''London''' is a city. It is large. Charles Babbage lived there."),
             page(4, "The Big Smoke", "#REDIRECT [[London]]", redirect="London"),
             page(5, "Ada (given name)", "'''Ada''' may be:\n* [[Ada Lovelace]]\n{{disambiguation}}"),

@@ -37,7 +37,9 @@ def golden(name: str):
 
 
 def merge_golden(record) -> list[Evidence]:
-    links = [Mention(m["start"], m["end"], m["qcode"], 1.0) for m in record["hyperlinks_clean"] if m.get("qcode")]
+    links = [
+        Mention(m["start"], m["end"], m["qcode"], 1.0) for m in record["hyperlinks_clean"] if m.get("qcode")
+    ]
     linked = [
         Mention(m["start"], m["start"] + m["ln"], m["predicted_entity"]["wikidata_entity_id"], confidence)
         for m in record["entity_linking"]
@@ -50,7 +52,8 @@ def merge_golden(record) -> list[Evidence]:
 
 def as_table(rows: list[Evidence]) -> dict:
     return {
-        (r.char_start, r.char_end, r.entity): [*(round(getattr(r, s), 2) for s in SOURCES.values())] for r in rows
+        (r.char_start, r.char_end, r.entity): [*(round(getattr(r, s), 2) for s in SOURCES.values())]
+        for r in rows
     }
 
 
@@ -112,7 +115,9 @@ def test_coverage_is_upstream_s_but_never_above_one():
 
 
 def test_two_possessives_cover_each_other_once():
-    rows = merge_evidence("Marie's lab grew. Marie's team won.", [], [Mention(0, 7, "Q7186", 0.9)], [[(0, 7), (18, 25)]])
+    rows = merge_evidence(
+        "Marie's lab grew. Marie's team won.", [], [Mention(0, 7, "Q7186", 0.9)], [[(0, 7), (18, 25)]]
+    )
     assert [(r.char_start, r.entity_linking, r.coref, r.coref_cluster) for r in rows] == [
         (0, 0.9, 0.9, 1.0),
         (18, 0.0, 0.9, 1.0),
@@ -132,11 +137,15 @@ def test_a_span_in_two_clusters_keeps_the_better_cluster_score():
     expected = {(0, 3, "Q1"): 0.5, (0, 3, "Q2"): 0.5, (8, 17, "Q1"): 0.5, (8, 17, "Q2"): 1.0}
     for clusters in ([one, alone], [alone, one]):
         rows = merge_evidence(text, [], linked, clusters)
-        assert {(r.char_start, r.char_end, r.entity): r.coref_cluster for r in rows} == pytest.approx(expected)
+        assert {(r.char_start, r.char_end, r.entity): r.coref_cluster for r in rows} == pytest.approx(
+            expected
+        )
 
 
 def test_candidates_come_best_first_and_equal_ones_by_name():
-    rows = merge_evidence("Rome", [], [Mention(0, 4, "Q2", 0.5), Mention(0, 4, "Q1", 0.5), Mention(0, 4, "Q3", 0.9)], [])
+    rows = merge_evidence(
+        "Rome", [], [Mention(0, 4, "Q2", 0.5), Mention(0, 4, "Q1", 0.5), Mention(0, 4, "Q3", 0.9)], []
+    )
     assert [(r.entity, r.score) for r in rows] == [("Q3", pytest.approx(0.27)), ("Q1", 0.15), ("Q2", 0.15)]
 
 

@@ -14,7 +14,10 @@ from entity_annotate.wikitext import Link, clean, clean_page
         ("One.\n\n\n\nTwo.", "One.\n\nTwo."),
         ("One.\n== Life ==\nTwo.", "One.\n\nLife\n\nTwo."),
         ("=== ''Early'' life ===\nTwo.", "Early life\n\nTwo."),
-        ("Works:\n* One\n** Two\n# Three\n: Four\n; Five\n\nEnd", "Works:\nOne\nTwo\nThree\nFour\nFive\n\nEnd"),
+        (
+            "Works:\n* One\n** Two\n# Three\n: Four\n; Five\n\nEnd",
+            "Works:\nOne\nTwo\nThree\nFour\nFive\n\nEnd",
+        ),
         ("* One\n* {{x}}\n* Two", "One\nTwo"),
         ("A {{nested {{template}} here}} b", "A b"),
         ("A{{x}} b {{y}}, c", "A b , c"),
@@ -87,7 +90,9 @@ def test_a_link_is_where_its_label_is(wikitext, text, links):
 
 
 def test_names_in_bold_before_the_first_heading_are_kept():
-    page = clean_page("'''Ada [[King]]''', '''''A. &amp; L.''''' and '''Ada King'''.\n== Life ==\n'''Not this'''")
+    page = clean_page(
+        "'''Ada [[King]]''', '''''A. &amp; L.''''' and '''Ada King'''.\n== Life ==\n'''Not this'''"
+    )
     assert page.bold == ["Ada King", "A. & L."]
 
 
@@ -135,7 +140,12 @@ def test_plain_text_without_markup_stays(text):
     assert clean(plain) == (plain, [])
 
 
-@given(st.lists(st.tuples(st.sampled_from("Ada Bob Zoë 日本 x".split()), st.sampled_from("p q r s".split())), max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("Ada Bob Zoë 日本 x".split()), st.sampled_from("p q r s".split())),
+        max_size=8,
+    )
+)
 def test_links_in_prose_come_out_with_their_labels(pairs):
     wikitext = " and ".join(f"[[{title}|{label}]]" for title, label in pairs)
     text, links = clean(wikitext)

@@ -90,7 +90,7 @@ class _Resolution:
             entity_state.gender = genders.get(name)
         if doc.entity is not None:
             subject = self.entities.setdefault(doc.entity, _Entity())
-            subject.gender = subject.gender or main_gender(doc.text)
+            subject.gender = genders.get(doc.entity) or main_gender(doc.text)
 
     def clusters(self) -> list[Cluster]:
         added: dict[str, list[Span]] = {}
@@ -114,7 +114,7 @@ class _Resolution:
         if not owners:
             return []
         found = []
-        taken = _Taken(self.named)
+        taken = _Taken(self.named, self.doc)
         for match in _CAPITALISED.finditer(self.doc.text):
             span = _without_possessive(match)
             names = owners.get(self.doc.text[slice(*span)])
@@ -158,7 +158,7 @@ class _Resolution:
 
     def _pronouns(self) -> list[tuple[int, int, str]]:
         found = []
-        taken = _Taken(self.named)
+        taken = _Taken(self.named, self.doc)
         for match in _PRONOUN.finditer(self.doc.text):
             gender = _GENDERS[(match.lastindex or 1) - 1]
             if taken.overlaps(match.span()):
@@ -210,11 +210,12 @@ class _Resolution:
 
 
 class _Taken:
-    """Which characters belong to a name already."""
+    """Which characters belong to a name or a link already."""
 
-    def __init__(self, named: Sequence[tuple[int, int, str]]) -> None:
-        self._starts = [start for start, _, _ in named]
-        self._ends = [end for _, end, _ in named]
+    def __init__(self, named: Sequence[tuple[int, int, str]], doc: Document) -> None:
+        spans = sorted({(start, end) for start, end, _ in named} | {link[:2] for link in doc.links})
+        self._starts = [start for start, _ in spans]
+        self._ends = [end for _, end in spans]
 
     def overlaps(self, span: Span) -> bool:
         index = bisect_left(self._starts, span[1])

@@ -24,7 +24,7 @@ _TABLE_BORDER = re.compile(r"\n[ \t:*#]*(\{\|)|\n[ \t]*\|\}")
 _TABLE_REST = re.compile(r"\n[ \t]*(?:\||\{\|)[^\n]*")
 _EMPTY_PARENTHESES = re.compile(r"\([ \t]*\x04[\x04 \t;,:]*\)")
 _PARENTHESIS_START = re.compile(r"\((?:[ \t]*\x04[\x04 \t]*[;,:])+[ \t]*")
-_PARENTHESIS_END = re.compile(r"[ \t]*(?:[;,:][ \t]*\x04[\x04 \t]*)+\)")
+_PARENTHESIS_END = re.compile(r"\x04[\x04 \t;,:]*\)")
 _PREFIX = re.compile(r"\[\[([^\[\]|:\n<>{}]{1,40}+):")
 _LINK_BORDER = re.compile(r"\[\[|\]\]")
 
@@ -127,7 +127,10 @@ def drop_templates(text: str) -> str:
         text = _EMPTY_PARENTHESES.sub("\x05", text).replace(" \x05", "").replace("\x05", "")
         text = _PARENTHESIS_START.sub("(", text)
     if "\x04)" in text:
-        text = _PARENTHESIS_END.sub(")", text)
+        text = _PARENTHESIS_END.sub("\x05)", text)
+        for separator in ("; ", ", ", ": ", ";", ","):
+            text = text.replace(separator + "\x05)", ")")
+        text = text.replace("\x05", "")
     return text.replace("\x04", "")
 
 

@@ -22,7 +22,7 @@ _DISAMBIGUATION_TEMPLATES = (
     "molformdisambig chemdisambig music_disambiguation opus_disambiguation military_unit_disambiguation "
     "political_party_disambiguation church_disambiguation synagogue_disambiguation caselaw_disambiguation "
     "title_disambiguation phonetics_disambiguation wikipedia_disambiguation surname surnames given_name "
-    "given_names nickname set_index"
+    "given_names nickname set_index "
     # other languages
     "begriffsklärung bkl homonymie patronyme desambiguación desambiguação disambigua förgrening dp "
     "doorverwijspagina ujednoznacznienie rozcestník egyért неоднозначность многозначность багатозначність "

@@ -10,7 +10,14 @@ import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from entity_annotate.markup import decode_entities, drop_files, drop_opaque, drop_tables, drop_templates, restore
+from entity_annotate.markup import (
+    decode_entities,
+    drop_files,
+    drop_opaque,
+    drop_tables,
+    drop_templates,
+    restore,
+)
 from entity_annotate.namespaces import DEFAULT_NAMESPACES, Namespaces, prefix_key
 from entity_annotate.titles import normalize_title, split_fragment, without_qualifier
 
@@ -164,28 +171,26 @@ def _drop_quotes(text: str) -> str:
         return text
     if "'''" in text:
         text = _balance_lines(text)
-    if "''''" in text:
-        text = _QUOTES.sub(lambda run: "'" * (1 if len(run[0]) == 4 else max(0, len(run[0]) - 5)), text)
+    text = text.replace("'''''", "").replace("''''", "\x03")  # four: an apostrophe, then bold
     return text.replace("'''", "").replace("''", "")
 
 
 def _balance_lines(text: str) -> str:
     pieces: list[str] = []
-    position = 0
+    position = done = 0
     while (found := text.find("'''", position)) >= 0:
         start = text.rfind("\n", 0, found) + 1
-        end = text.find("\n", found)
-        end = len(text) if end < 0 else end
-        pieces += (text[position:start], _balance(text[start:end]))
-        position = end
-    return "".join(pieces) + text[position:]
+        position = text.find("\n", found)
+        position = len(text) if position < 0 else position
+        if text.count("'''", start, position) % 2 or text.find("''''", start, position) >= 0:
+            pieces += (text[done:start], _balance(text[start:position]))
+            done = position
+    return "".join(pieces) + text[done:] if pieces else text
 
 
 def _balance(line: str) -> str:
     """Turn one ''' into an apostrophe where a line opens bold and italics once too often, as MediaWiki "
     "does."""
-    if line.count("'''") % 2 == 0 and "''''" not in line:
-        return line
     runs = list(_QUOTES.finditer(line))
     bold = [run for run in runs if len(run[0]) in (3, 4)]
     both = sum(len(run[0]) >= 5 for run in runs)
