@@ -2,8 +2,8 @@
 
     uv run packages/entity-annotate/benchmarks/cleaning.py DUMP
 
-Takes a dump of some megabytes, decompresses it first, and prints MB of XML a second of processor time, the best of
-several runs (mwparserfromhell: one run over a tenth of the articles).
+Takes a dump of some megabytes, decompresses it first, and prints MB of XML a second of processor time, the
+best of several runs (mwparserfromhell: one run over a tenth of the articles).
 """
 
 import sys

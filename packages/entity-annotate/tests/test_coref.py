@@ -36,7 +36,7 @@ BOTH = ADA | {"Charles Babbage": "Q46633"}
             ADA,
             [["Ada Lovelace", "Lovelace", "Ada"]],
         ),
-        ("Ada Lovelace’s notes. Lovelace’s friend.", ADA, [["Ada Lovelace", "Lovelace"]]),
+        ("Ada Lovelace\u2019s notes. Lovelace\u2019s friend.", ADA, [["Ada Lovelace", "Lovelace"]]),
         ("Ada Lovelace wrote. He coded.", ADA, []),
         ("Ada Lovelace wrote the Lovelace Report.", ADA, []),
         (

@@ -86,11 +86,11 @@ def test_wrong_files_are_refused_in_a_sentence(files, tmp_path):
     with pytest.raises(FormatError, match="no column 'doc_id'"):
         evaluate_mentions(mentions, gold)
     gold.write_text("{")
-    with pytest.raises(FormatError, match="line 1 of .* is no JSON"):
+    with pytest.raises(FormatError, match=r"line 1 of .* is no JSON"):
         evaluate_mentions(mentions, gold)
     gold.write_text('{"doc_id": "1", "char_start": 0, "char_end": 3, "entity": "Q1"}')
-    with pytest.raises(FormatError, match="neither Parquet nor named .jsonl"):
-        (tmp_path / "x.parquet").write_text("x")
+    (tmp_path / "x.parquet").write_text("x")
+    with pytest.raises(FormatError, match=r"neither Parquet nor named \.jsonl"):
         evaluate_mentions(tmp_path / "x.parquet", gold)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         evaluate_mentions(mentions, tmp_path / "nowhere")

@@ -125,7 +125,7 @@ def test_documents_do_not_depend_on_the_size_of_a_unit(small_dump, tmp_path):
         assert rows(tmp_path / "one" / name) == rows(tmp_path / "many" / name)
 
 
-class Stop(Exception):
+class StopHereError(Exception):
     pass
 
 
@@ -140,9 +140,9 @@ def test_an_interrupted_run_ends_with_the_bytes_of_one_that_was_not(small_dump, 
 
         def stop(stage, number, last=last):
             if (stage, number) == last:
-                raise Stop
+                raise StopHereError
 
-        with pytest.raises(Stop):
+        with pytest.raises(StopHereError):
             annotate_wikipedia(small_dump, out, unit_characters=1, on_unit=stop)
         annotate_wikipedia(small_dump, out, unit_characters=1)
         assert contents(out) == contents(tmp_path / "whole")
@@ -172,10 +172,10 @@ def test_a_killed_run_continues_and_ends_with_the_same_bytes(small_dump, tmp_pat
 def test_a_unit_is_done_again_when_its_pages_or_the_ids_changed(small_dump, tmp_path):
     def stop(stage, number):
         if stage == "mentions":
-            raise Stop
+            raise StopHereError
 
     out = tmp_path / "out"
-    with pytest.raises(Stop):
+    with pytest.raises(StopHereError):
         annotate_wikipedia(small_dump, out, on_unit=stop)
     small_dump.write_text(small_dump.read_text().replace("was an inventor", "invented"))
     annotate_wikipedia(small_dump, out, qids={"London": "Q84"})

@@ -51,7 +51,7 @@ def _character(match: re.Match[str]) -> str:
 
 
 def protect(text: str) -> str:
-    """Replace the characters of markup by stand-ins that later steps do not see; a \\x06 says that there are any."""
+    """Replace the characters of markup by stand-ins that later steps do not see; \\x06 says there are any."""
     text = decode_entities(text).replace("\x06", "")
     rest = text.lstrip()
     return text[: len(text) - len(rest)] + "\x06" + rest.translate(_PROTECT) if rest else text
