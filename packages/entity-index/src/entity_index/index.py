@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 
@@ -71,7 +70,7 @@ class EntityIndex:
         """The chunks that fulfil a query: how many, and the best of them with the places in them."""
         chunk_ids, scores = self._matches(query.where)
         best = best_ranked(scores, query.limit)
-        positive = list(_positive(query.where))
+        positive = [(clause, self._number_of(clause)) for clause in _positive(query.where)]
         hits = (self._hit(int(chunk_ids[i]), float(scores[i]), positive) for i in best)
         return Result(len(chunk_ids), tuple(hits))
 
@@ -127,20 +126,21 @@ class EntityIndex:
             return np.empty(0, dtype=np.int64)
         return self.postings.of_entity(number, clause.thresholds)
 
-    def _hit(self, chunk_id: int, score: float, clauses: list[Entity | Phrase]) -> Hit:
+    def _hit(self, chunk_id: int, score: float, clauses: list[tuple[Entity | Phrase, int | None]]) -> Hit:
         """One result, with the places that the query's entities and phrases have in it."""
         mentions: set[Mention] = set()
         spans: set[tuple[int, int]] = set()
-        text = self.chunk(chunk_id).text if any(isinstance(clause, Phrase) for clause in clauses) else ""
-        rows = self.postings.of_chunk(chunk_id)
-        numbers = self.postings.entities(rows)
-        for clause in clauses:
+        text = self.chunk(chunk_id).text if any(isinstance(clause, Phrase) for clause, _ in clauses) else ""
+        for clause, number in clauses:
             if isinstance(clause, Phrase):
                 spans.update(phrase_spans(text, clause.text, case_sensitive=clause.case_sensitive))
-            elif (number := self._number(clause.entity)) is not None:
-                own = rows[numbers == number]
-                mentions.update(self._mentions(own[self.postings.passing(own, clause.thresholds)]))
+            elif number is not None:
+                rows = self.postings.of_entity_in_chunk(number, chunk_id)
+                mentions.update(self._mentions(rows[self.postings.passing(rows, clause.thresholds)]))
         return Hit(chunk_id, score, tuple(sorted(mentions)), tuple(sorted(spans)))
+
+    def _number_of(self, clause: Entity | Phrase) -> int | None:
+        return self._number(clause.entity) if isinstance(clause, Entity) else None
 
     # One chunk
 
@@ -270,7 +270,5 @@ def _unscored(chunk_ids: Ids) -> Matches:
 
 
 def _lower(text: str) -> str:
-    """Lower case as the builder's SQL makes it, which is not always Python's."""
-    with duckdb.connect() as database:
-        ((lowered,),) = database.execute("SELECT lower(?)", [text]).fetchall()
-    return str(lowered)
+    """Lower case as the builder's SQL makes it: character by character, each to one."""
+    return "".join("i" if character == "\u0130" else character.lower() for character in text)

@@ -57,6 +57,14 @@ class Postings:
         start, end = int(self.offsets[entity]), int(self.offsets[entity + 1])
         return start + np.flatnonzero(self.passing(slice(start, end), thresholds))
 
+    def of_entity_in_chunk(self, entity: int, chunk_id: int) -> Ids:
+        """Rows of an entity in one chunk, ascending."""
+        start, end = int(self.offsets[entity]), int(self.offsets[entity + 1])
+        chunks = self.columns["chunk_id"][start:end]
+        key = chunks.dtype.type(chunk_id)  # of the same type, else the column would be copied
+        first, last = (start + int(np.searchsorted(chunks, key, side=side)) for side in ("left", "right"))
+        return np.arange(first, last)
+
     def of_chunk(self, chunk_id: int) -> Ids:
         """Rows of a chunk, ascending."""
         start, end = self.chunk_offsets[chunk_id : chunk_id + 2]

@@ -45,7 +45,7 @@ def spans_of(hit: Hit) -> list[Span]:
 def cut_passage(text: str, spans: Sequence[Span], width: int = WIDTH) -> tuple[str, list[Span]]:
     """A piece of a text around the first span, on one line, and the spans inside the piece.
 
-    >>> cut_passage("one two three four five", [(8, 13), (19, 23)], width=11)
+    >>> cut_passage("one two three four five", [(8, 13), (19, 23)], width=16)
     ('… two three four …', [(6, 11)])
     """
     first = spans[0] if spans else (0, 0)

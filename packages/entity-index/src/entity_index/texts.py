@@ -39,7 +39,7 @@ def write_texts(folder: Path, chunks: Iterable[Chunk]) -> None:
         document = tantivy.Document()
         document.add_unsigned("chunk_id", chunk.chunk_id)
         document.add_text("cased", cased)
-        document.add_text("lower", " ".join(word.lower() for word in cased.split(" ")))
+        document.add_text("lower", cased.lower())
         for field in ("text", "doc_id", "title"):
             document.add_bytes(field, getattr(chunk, field).encode())
         writer.add_document(document)
