@@ -4,7 +4,7 @@
 
 OUT/dump.xml.bz2          articles on people, places, organisations and works, year pages that restate their
                           facts, redirects, disambiguation pages, and all the markup a reader has to strip
-OUT/gold_mentions.parquet every mention with its place in the clean text (links, names, surnames, pronouns)
+OUT/gold_mentions.parquet every mention with its place in the clean text (links, names, pronouns, ...)
 OUT/probes.parquet        one cloze probe a fact, with accepted aliases and up to 31 distractors of its type,
                           and `num_statements`: in how many sentences the dump states the fact
 
@@ -75,7 +75,7 @@ class Relation:
     prompt: str
     paraphrases: tuple[str, ...]
     own: tuple[str, ...]
-    """Paraphrases for the subject's own article; {P} is a capitalised pronoun, {h} a possessive one."""
+    """Paraphrases for the subject's own article; {P} is a pronoun, {h} a possessive one, {D} "The novel"."""
 
 
 RELATIONS = (
@@ -120,7 +120,7 @@ RELATIONS = (
             "{S} is a {T} by {O}.",
             "{O} is the author of {S}.",
         ),
-        ("{P} was written by {O}.", "The {T} was written by {O}.", "{H} author is {O}."),
+        ("{P} was written by {O}.", "{D} was written by {O}.", "{H} author is {O}."),
     ),
     Relation(
         "headquarters",
@@ -299,7 +299,7 @@ def state(article: Article, fact: Fact, pattern: str, rng: np.random.Generator) 
     pronoun, possessive = subject.pronouns
     plain = {"T": subject.trade or "work", "Y": str(subject.year + 30 + int(rng.integers(20)))}
     pronouns = {"P": pronoun.capitalize(), "p": pronoun, "H": possessive.capitalize(), "h": possessive}
-    for part in re.split(r"(\{[SONTYPpHh]\})", pattern):
+    for part in re.split(r"(\{[SONDTYPpHh]\})", pattern):
         letter = part[1] if part.startswith("{") else ""
         if letter == "S":
             mention(article, subject, rng)
@@ -307,6 +307,8 @@ def state(article: Article, fact: Fact, pattern: str, rng: np.random.Generator) 
             mention(article, fact.object, rng)
         elif letter == "N":
             article.mention(subject, subject.short or subject.name, "short" if subject.short else "name")
+        elif letter == "D":
+            article.mention(subject, f"The {subject.trade}", "description")
         elif letter in pronouns:
             article.mention(subject, pronouns[letter], "pronoun")
         else:
