@@ -66,7 +66,7 @@ def build_index(
         progress("sorting mentions", 0, counts["num_postings"])
         counts["num_entities"] = _write_entities(database, unfinished)
         _write_postings(database, unfinished, counts, progress)
-        _write_names(database, unfinished)
+        _write_names(database, unfinished, progress)
         write_texts(unfinished / "text", _chunks(database, store, progress))
     shutil.rmtree(unfinished / "sort", ignore_errors=True)
     write_manifest(unfinished, _describe(store, counts))
@@ -190,7 +190,7 @@ def _write_postings(
     footprints[:] = open_postings(folder).count_chunks(DEFAULT_THRESHOLDS)
 
 
-def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _write_names(database: duckdb.DuckDBPyConnection, folder: Path, progress: Progress) -> None:
     """Which entities a string names, with the number of chunks where it does.
 
     An entity's own name counts in every chunk that mentions it (default thresholds); another string where
@@ -226,6 +226,7 @@ def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         for name, file in numbers.items():
             file[filled : filled + len(batch)] = batch[name].to_numpy()
         filled += len(batch)
+        progress("writing names", filled, num_names)
     _write_names_by_entity(database, folder, num_names)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entity_index.manifest import read_manifest
-from entity_index.postings import Ids, Postings, Scores, best_per_chunk, best_ranked, open_postings
+from entity_index.postings import Ids, Postings, Scores, best_per_chunk, best_ranked, contained, open_postings
 from entity_index.query import (
     DEFAULT_THRESHOLDS,
     SOURCES,
@@ -108,7 +108,7 @@ class EntityIndex:
         ]
         common = by_size[0]
         for chunk_ids in by_size[1:]:
-            common = common[_contained(common, chunk_ids)]
+            common = common[contained(common, chunk_ids)]
         common = self._without(common, [part for part in where.parts if isinstance(part, Not)])
         total = np.zeros(len(common))
         for chunk_ids, scores in parts:
@@ -117,7 +117,7 @@ class EntityIndex:
 
     def _without(self, chunk_ids: Ids, unwanted: list[Not]) -> Ids:
         for clause in unwanted:
-            chunk_ids = chunk_ids[~_contained(chunk_ids, self._matches(clause.part)[0])]
+            chunk_ids = chunk_ids[~contained(chunk_ids, self._matches(clause.part)[0])]
         return chunk_ids
 
     def _rows_of(self, clause: Entity) -> Ids:
@@ -255,14 +255,6 @@ def _positive(where: Clause) -> Iterator[Entity | Phrase]:
     elif isinstance(where, All | AnyOf):
         for part in where.parts:
             yield from _positive(part)
-
-
-def _contained(chunk_ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
-    """Which of these ids are among the others; both ascending."""
-    places = np.searchsorted(others, chunk_ids)
-    inside = places < len(others)
-    inside[inside] = others[places[inside]] == chunk_ids[inside]
-    return inside
 
 
 def _unscored(chunk_ids: Ids) -> Matches:

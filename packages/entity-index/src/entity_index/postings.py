@@ -141,6 +141,14 @@ def best_ranked(scores: Scores, limit: int | None) -> Ids:
     return np.concatenate([above[np.argsort(-scores[above], kind="stable")], equal])
 
 
+def contained(chunk_ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
+    """Which of these ids are among the others; both ascending."""
+    places = np.searchsorted(others, chunk_ids)
+    inside = places < len(others)
+    inside[inside] = others[places[inside]] == chunk_ids[inside]
+    return inside
+
+
 def write_chunk_order(folder: Path, chunk_id: Column, num_chunks: int) -> None:
     """Write `chunk_offsets.npy` and `by_chunk.npy`: a counting sort, two passes in blocks."""
     blocks = [slice(start, start + BLOCK) for start in range(0, len(chunk_id), BLOCK)]
