@@ -132,7 +132,8 @@ def _check_mentions(database: duckdb.DuckDBPyConnection, store: ChunkStore) -> d
         raise FormatError(f"{str(path)!r} has a mention that ends before it begins, or outside a text")
     if not (least >= 0 and greatest <= 1):
         raise FormatError(f"{str(path)!r} has scores from {least} to {greatest}, expected 0 to 1")
-    return {"num_postings": num_postings, "num_chunks": store.num_chunks}
+    num_mentions = _row(database, "SELECT count(*) FROM stored_mention")[0]
+    return {"num_mentions": num_mentions, "num_postings": num_postings, "num_chunks": store.num_chunks}
 
 
 def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> int:
@@ -170,8 +171,11 @@ def _write_postings(
 ) -> None:
     """The external sort: one row per mention with an entity, by entity and chunk."""
     total, num_chunks = counts["num_postings"], counts["num_chunks"]
-    stored_rows = _row(database, "SELECT count(*) FROM stored_mention")[0]
-    types = {"chunk_id": smallest_type(num_chunks), **COLUMNS, "mention_row": smallest_type(stored_rows)}
+    types = {
+        "chunk_id": smallest_type(num_chunks),
+        **COLUMNS,
+        "mention_row": smallest_type(counts["num_mentions"]),
+    }
     files = {name: create(folder / f"{name}.npy", dtype, total) for name, dtype in types.items()}
     names = ", ".join(["chunk_id", *COLUMNS, "row AS mention_row"])
     filled = 0
@@ -184,8 +188,6 @@ def _write_postings(
         progress("writing postings", filled, total)
     assert filled == total, f"{filled} of {total} postings arrived"
     write_chunk_order(folder, files["chunk_id"], num_chunks)
-    for file in files.values():
-        file.flush()
     footprints = create(folder / "footprints.npy", np.int64, counts["num_entities"])
     footprints[:] = open_postings(folder).count_chunks(DEFAULT_THRESHOLDS)
 

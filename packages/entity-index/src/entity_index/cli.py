@@ -84,7 +84,8 @@ def build(
     meta = open_index(index).meta
     done = f"built in {time.monotonic() - started:.1f} s" if built else "is up to date"
     counts = f"{meta['num_postings']:,} mentions of {meta['num_entities']:,} entities"
-    say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks")
+    left_out = meta["num_mentions"] - meta["num_postings"]
+    say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
 
 
 @app.command()
@@ -282,8 +283,8 @@ def comparison_rows(found: Comparison) -> list[list[Any]]:
 
 def comparison_tables(found: Comparison) -> list[tuple[str, list[str], list[list[Any]]]]:
     """Title, columns and rows of everything that a comparison counts."""
-    missed = [list(pair) for pair in found.missed_surfaces.most_common(10)]
-    extra = [list(pair) for pair in found.extra_meanings.most_common(10)]
+    missed = [list(pair) for pair in found.missed_surfaces.items()][:10]
+    extra = [list(pair) for pair in found.extra_meanings.items()][:10]
     return [
         ("Chunks found", COMPARED, comparison_rows(found)),
         ("What it is called where its name misses it", ["text", "mentions"], missed),

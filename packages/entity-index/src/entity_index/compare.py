@@ -47,10 +47,10 @@ class Comparison:
     total: int
     canonical: NameSearch
     extended: NameSearch
-    missed_surfaces: Counter[str]
-    """What the entity is called in chunks that its name does not find."""
-    extra_meanings: Counter[str]
-    """Which entity the name means in chunks that the entity query leaves out."""
+    missed_surfaces: dict[str, int]
+    """What the entity is called in chunks that its name does not find, the most frequent first."""
+    extra_meanings: dict[str, int]
+    """Which entity the name means in chunks that the entity query leaves out, the most frequent first."""
     missed_hits: tuple[Hit, ...]
     extra_hits: tuple[Hit, ...]
 
@@ -89,8 +89,8 @@ def compare_with_names(
         index.count(where),
         canonical,
         extended,
-        missed_surfaces=Counter(itertools.chain(*surfaces)),
-        extra_meanings=Counter(itertools.chain(*meanings)),
+        missed_surfaces=_count(surfaces),
+        extra_meanings=_count(meanings),
         missed_hits=_varied(missed, surfaces)[:examples],
         extra_hits=_varied(extra, meanings)[:examples],
     )
@@ -112,6 +112,10 @@ def _search_names(
     phrases = name_phrases(names, case_sensitive=case_sensitive)
     total, found, agreed = index.count(where), index.count(phrases), index.count(where & phrases)
     return NameSearch(names, found, agreed, missed=total - agreed, extra=found - agreed)
+
+
+def _count(kinds: list[list[str]]) -> dict[str, int]:
+    return dict(Counter(itertools.chain(*kinds)).most_common())
 
 
 def _varied(hits: tuple[Hit, ...], kinds: list[list[str]]) -> tuple[Hit, ...]:
