@@ -3,7 +3,7 @@ import json
 import pytest
 
 from chunk_provenance import FormatError
-from entity_index import Entity, build_index, open_index
+from entity_index import Entity, Phrase, build_index, open_index
 
 
 @pytest.fixture
@@ -76,6 +76,19 @@ def test_little_memory_is_enough(store, tmp_path):
     build_index(store.path, tmp_path / "index", memory="100MB")
     with pytest.raises(ValueError, match="--memory 'much' is not a size"):
         build_index(store.path, tmp_path / "other", memory="much")
+
+
+def test_an_index_that_may_only_be_read_is_searched(store, tmp_path, monkeypatch):
+    build_index(store.path, tmp_path / "index")
+    modes = {file.stat().st_mode for file in (tmp_path / "index" / "text").iterdir()}
+    assert len(modes) == 1
+    locks = list((tmp_path / "index" / "text").glob(".*.lock"))
+    monkeypatch.setattr("os.access", lambda path, mode: path not in locks)
+    for lock in locks:
+        lock.chmod(0o444)
+    index = open_index(tmp_path / "index")
+    assert index.chunk_ids(Phrase("ada wrote")).tolist() == [0]
+    assert index.chunk(1).text == "Bob."
 
 
 def test_what_is_no_index_is_refused(store, tmp_path):

@@ -60,7 +60,7 @@ def test_a_name_stands_for_the_entity_it_names_in_most_chunks(run, index):
         "chunk 0  score 1.00  Meeting\n   [Ada Lovelace] met Babbage.\n"
         "chunk 1  score 0.80  d1\n   [She] wrote.\n"
     )
-    assert words == "'ada lovelace' is Q1 (Ada Lovelace, 2 chunks); not Q3 (Ada Lovelace, 1 chunks)\n"
+    assert words == "'ada lovelace' is Q1 (Ada Lovelace, 2 chunks); not Q3 (Ada Lovelace, 1 chunk)\n"
 
 
 def test_entities_strings_and_exclusions_combine(run, index):
@@ -126,7 +126,7 @@ def test_compare_shows_what_the_name_misses(run, index, tmp_path):
 def test_a_query_can_be_a_section_of_the_report(run, index, tmp_path):
     run("query", index, "Q1", "Q2", "--section", tmp_path / "section.json")
     section = read_section(tmp_path / "section.json")
-    assert (section["title"], section["summary"]) == ("Chunks with Q1 and Q2", "1 chunks.")
+    assert (section["title"], section["summary"]) == ("Chunks with Q1 and Q2", "1 chunk.")
     assert section["passages"][0]["spans"] == [[0, 12, "subject"], [17, 24, "subject"]]
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import duckdb
 import pyarrow.compute as pc
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
@@ -124,11 +125,11 @@ def query(
     asked = describe_query(known, string, without, any_of=any_of)
     if section is not None:
         passages = [passage(opened, hit) for hit in result.hits]
-        save_section(section, f"Chunks with {asked}", f"{result.total:,} chunks.", passages=passages)
+        save_section(section, f"Chunks with {asked}", f"{num_chunks(result.total)}.", passages=passages)
     if as_json:
         print_json({"total": result.total, "hits": [hit_record(opened, hit) for hit in result.hits]})
     else:
-        print(f"{result.total:,} chunk{'s' * (result.total != 1)} with {asked}")
+        print(f"{num_chunks(result.total)} with {asked}")
         print_hits(opened, result.hits)
     if not result.total:
         raise typer.Exit(1)
@@ -311,7 +312,7 @@ def write_comparison(opened: EntityIndex, found: Comparison, path: Path) -> None
     """Write a comparison as a report section."""
     name = found.canonical
     summary = (
-        f"{found.total:,} chunks mention {found.name} ({found.entity}). A search for the name finds "
+        f"{num_chunks(found.total)} mention {found.name} ({found.entity}). A search for the name finds "
         f"{name.agreed:,} of them, misses {name.missed:,} and finds {name.extra:,} others. Passages: chunks "
         "that the name misses, then others that it finds."
     )
@@ -351,9 +352,14 @@ def resolve(index: EntityIndex, text: str) -> str:
     matches = index.names(name, limit=4)
     if not matches:
         raise ValueError(f"no entity is called {name!r}: try 'entity-index names INDEX {name!r} --prefix'")
-    best, *others = (f"{match.entity} ({match.name}, {match.chunks:,} chunks)" for match in matches)
+    best, *others = (f"{match.entity} ({match.name}, {num_chunks(match.chunks)})" for match in matches)
     say(f"{name!r} is {best}" + "".join(f"; not {other}" for other in others))
     return matches[0].entity
+
+
+def num_chunks(count: int) -> str:
+    """A number of chunks, in words."""
+    return f"{count:,} chunk" if count == 1 else f"{count:,} chunks"
 
 
 def print_json(value: object) -> None:
@@ -379,8 +385,6 @@ def show_progress() -> Iterator[builder.Progress]:
 
         yield announce
         return
-    from rich.console import Console
-
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,13 @@ class EntityIndex:
         """Map the folder's files."""
         self.path, self.meta = path, meta
         self.postings: Postings = open_postings(path)
-        self._texts = Texts(path / "text")
         self.entities: StringColumn = open_strings(path, "entities")
         self._names = open_strings(path, "entity_names")
         self._name_keys, self._name_texts = open_strings(path, "name_keys"), open_strings(path, "name_texts")
+
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.path / "text")
 
     # Queries
 

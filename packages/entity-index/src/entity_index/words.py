@@ -1,4 +1,4 @@
-"""Cut text into words, for searching phrases. About 7 MB/s.
+"""Cut text into words, for searching phrases. About 13 MB/s of ASCII, 4 MB/s of other text.
 
 Close to Unicode's word segmentation (UAX #29), which Elasticsearch's standard tokenizer follows: letters,
 digits and underscores make words; an apostrophe, a full stop or a colon between two letters ("Ada's", "e.g")
@@ -66,11 +66,13 @@ def _pattern(*, ascii_only: bool) -> re.Pattern[str]:
     """One word. The pattern for ASCII is the same without what ASCII lacks: faster to make and to match."""
     marks, ideographs = ("", "") if ascii_only else (_marks(), _IDEOGRAPHS)
     letter = rf"[^\W\d_{ideographs}]"
-    run = rf"(?:[^\W{ideographs}]++[{marks}]*+)++" if marks else r"\w++"
+    run = rf"(?:[^\W{ideographs}]+[{marks}]*)+" if marks else r"\w+"
     before = rf"{letter}|[{marks}]" if marks else letter
     joint = rf"(?:(?<={before})[{_BETWEEN_LETTERS}](?={letter})|(?<=\d)[{_BETWEEN_DIGITS}](?=\d))"
-    ideograph = rf"|[{ideographs}][{marks}]*+" if ideographs else ""
-    return re.compile(rf"{run}(?:{joint}{run})*+{ideograph}", re.ASCII if ascii_only else re.UNICODE)
+    ideograph = rf"|[{ideographs}][{marks}]*" if ideographs else ""
+    # Nothing can fail after a run, so no time is lost in going back; possessive quantifiers, which would say so,
+    # give wrong matches in Python 3.11.2.
+    return re.compile(rf"{run}(?:{joint}{run})*{ideograph}", re.ASCII if ascii_only else re.UNICODE)
 
 
 def _marks() -> str:
