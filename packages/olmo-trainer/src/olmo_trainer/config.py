@@ -177,7 +177,7 @@ class TrainConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate over the run."""
     loss: LossConfig = LossConfig()
-    """The default loss."""
+    """What is minimised."""
     seed: SeedConfig = SeedConfig()
     """Random seeds."""
     checkpoint: CheckpointConfig = CheckpointConfig()
