@@ -10,13 +10,15 @@ from chunk_provenance.order import (
     load_order,
     save_order,
 )
-from chunk_provenance.store import ChunkStore, Segment, open_store
+from chunk_provenance.store import ChunkStore, Segment, StoredDocument, open_store
+from chunk_provenance.store_writer import write_store
 
 __all__ = [
     "ChunkStore",
     "DataOrder",
     "FormatError",
     "Segment",
+    "StoredDocument",
     "batch_digest",
     "check_buckets",
     "check_store",
@@ -24,4 +26,5 @@ __all__ = [
     "load_order",
     "open_store",
     "save_order",
+    "write_store",
 ]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +39,25 @@ def read_table(path: Path, name: str, columns: list[str]) -> pa.Table:
         FileNotFoundError: there is no such file.
         FormatError: the file names another format or an unknown version, or a column is missing.
     """
+    with open_table(path, name, columns) as file:
+        return file.read(columns=columns)
+
+
+def open_table(path: Path, name: str, columns: list[str]) -> pq.ParquetFile:
+    """Open a Parquet file as `read_table` does, for reading it a row group at a time."""
     if not path.is_file():
         raise FileNotFoundError(f"no {name} file at {str(path)!r}")
-    schema = pq.read_schema(path)
-    metadata = schema.metadata or {}
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"{str(path)!r} is no Parquet file or a damaged one: {error}") from error
+    metadata = file.schema_arrow.metadata or {}
     if b"format" in metadata:
         check_format(path, metadata[b"format"].decode(), metadata.get(b"version", b"").decode(), name)
-    if missing := [column for column in columns if column not in schema.names]:
-        raise FormatError(f"{str(path)!r} lacks the {name} columns {missing}, it has {schema.names}")
-    return pq.read_table(path, columns=columns)
+    names = file.schema_arrow.names
+    if missing := [column for column in columns if column not in names]:
+        raise FormatError(f"{str(path)!r} lacks the {name} columns {missing}, it has {names}")
+    return file
 
 
 def write_json(value: Any, path: Path) -> None:
@@ -56,3 +67,23 @@ def write_json(value: Any, path: Path) -> None:
         json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     os.replace(unfinished, path)
+
+
+def begin_folder(path: Path) -> Path:
+    """An empty folder `path.tmp` to write into; what an earlier attempt left there is removed."""
+    unfinished = path.with_name(path.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def replace_folder(unfinished: Path, path: Path) -> None:
+    """Give a finished folder its name; one that has it already goes away."""
+    if not path.exists() or not any(path.iterdir()):
+        os.replace(unfinished, path)
+        return
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(path, old)
+    os.replace(unfinished, path)
+    shutil.rmtree(old)

@@ -16,19 +16,61 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunk_provenance.formats import FormatError, check_format, read_table
+from chunk_provenance.formats import FormatError, check_format, open_table, read_table
 
-CHUNK_COLUMNS = ["chunk_id", "token_start", "length", "bucket"]
-SEGMENT_COLUMNS = [
-    "chunk_id",
-    "doc_id",
-    "chunk_token_start",
-    "chunk_token_end",
-    "doc_token_start",
-    "char_start",
-    "char_end",
-]
-DOCUMENT_COLUMNS = ["doc_id", "title", "source", "url"]
+CHUNKS = pa.schema(
+    [
+        ("chunk_id", pa.int64()),  # the row number
+        ("token_start", pa.int64()),  # in tokens.npy
+        ("length", pa.int32()),  # tokens, without padding
+        ("bucket", pa.int32()),  # padded length
+    ]
+)
+SEGMENTS = pa.schema(
+    [
+        ("chunk_id", pa.int64()),
+        ("doc_id", pa.string()),
+        ("chunk_token_start", pa.int32()),
+        ("chunk_token_end", pa.int32()),
+        ("doc_token_start", pa.int64()),
+        ("char_start", pa.int64()),  # in the document's text
+        ("char_end", pa.int64()),
+    ]
+)
+DOCUMENTS = pa.schema([(name, pa.string()) for name in ("doc_id", "title", "source", "url", "text")])
+DROPPED = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("doc_token_start", pa.int64()),
+        ("doc_token_end", pa.int64()),
+        ("char_start", pa.int64()),
+        ("char_end", pa.int64()),
+        ("num_tokens", pa.int64()),
+        ("reason", pa.string()),
+        ("place", pa.string()),  # file and line or row, where there is no usable document
+    ]
+)
+MENTIONS = pa.schema(
+    [
+        ("chunk_id", pa.int64()),
+        ("token_start", pa.int32()),  # inside the chunk
+        ("token_end", pa.int32()),
+        ("char_start", pa.int64()),  # inside the chunk's text
+        ("char_end", pa.int64()),
+        ("doc_id", pa.string()),
+        ("doc_char_start", pa.int64()),
+        ("doc_char_end", pa.int64()),
+        ("surface", pa.string()),
+        ("entity", pa.string()),
+        ("name", pa.string()),
+        ("score", pa.float32()),
+        ("hyperlink", pa.float32()),
+        ("entity_linking", pa.float32()),
+        ("coref", pa.float32()),
+        ("coref_cluster", pa.float32()),
+        ("cluster_id", pa.int32()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -40,6 +82,17 @@ class Segment:
     chunk_token_end: int
     char_start: int
     char_end: int
+
+
+@dataclass(frozen=True)
+class StoredDocument:
+    """A document as the store keeps it; `text` is None in a store built without texts."""
+
+    doc_id: str
+    title: str | None
+    source: str | None
+    url: str | None
+    text: str | None
 
 
 @dataclass(frozen=True)
@@ -107,9 +160,55 @@ class ChunkStore:
         """Which documents a chunk comes from, in the order they stand in it."""
         self.check_chunk(chunk_id)
         first, last = np.searchsorted(self._segment_chunks, [chunk_id, chunk_id + 1])
-        wanted = [field for field in SEGMENT_COLUMNS if field not in ("chunk_id", "doc_token_start")]
+        wanted = [field for field in SEGMENTS.names if field not in ("chunk_id", "doc_token_start")]
         rows = self.segment_table.slice(first, last - first).select(wanted).to_pylist()
         return [Segment(**row) for row in rows]
+
+    def chunk_text(self, chunk_id: int) -> str:
+        """The text of a chunk: the characters of its segments, one after the other.
+
+        In a store built without texts the tokens are decoded (needs the extra `tokenize`).
+        """
+        self.check_chunk(chunk_id)
+        if not self.has_text:
+            ids = self.chunk_tokens(chunk_id)
+            text: str = self._tokenizer.decode(ids[ids != self.eos_id].tolist(), skip_special_tokens=False)
+            return text
+        first, last = np.searchsorted(self._segment_chunks, [chunk_id, chunk_id + 1])
+        rows = zip(self._segment_documents[first:last], self._segment_chars[first:last], strict=True)
+        return "".join((self._documents.text(int(row)) or "")[start:end] for row, (start, end) in rows)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether the store keeps the documents' texts."""
+        return self._documents.has_text
+
+    def document(self, doc_id: str) -> StoredDocument:
+        """A document with its text; documents that were dropped whole are here, too.
+
+        Raises:
+            ValueError: the store has no document of this id.
+        """
+        row = pc.index(self._documents.doc_ids, pa.scalar(doc_id, pa.string())).as_py()
+        if row < 0:
+            raise ValueError(f"no document {doc_id!r} in {str(self.path)!r}")
+        return self._documents.read(row)
+
+    def mentions_of(self, chunk_id: int) -> pa.Table:
+        """The mentions in one chunk, in the order of their characters: rows of `mention_table`."""
+        self.check_chunk(chunk_id)
+        first, last = np.searchsorted(self._mention_chunks, [chunk_id, chunk_id + 1])
+        return self.mention_table.slice(first, last - first)
+
+    @cached_property
+    def mention_table(self) -> pa.Table:
+        """All mentions on all chunks, in chunk order; one row per (chunk, span, candidate)."""
+        return read_table(self.path / "mentions.parquet", "chunk-mentions", MENTIONS.names)
+
+    @cached_property
+    def dropped_table(self) -> pa.Table:
+        """What of the documents is in no chunk, and the reason."""
+        return read_table(self.path / "dropped.parquet", "dropped", DROPPED.names)
 
     def chunks_of_document(self, doc_id: str) -> npt.NDArray[np.int64]:
         """Ids of the chunks that hold a part of a document, ascending; none if it was dropped whole."""
@@ -120,7 +219,7 @@ class ChunkStore:
     @cached_property
     def segment_table(self) -> pa.Table:
         """All segments, in chunk order."""
-        return read_table(self.path / "segments.parquet", "segments", SEGMENT_COLUMNS)
+        return read_table(self.path / "segments.parquet", "segments", SEGMENTS.names)
 
     @cached_property
     def _segment_chunks(self) -> npt.NDArray[np.int64]:
@@ -131,6 +230,59 @@ class ChunkStore:
     def _segment_tokens(self) -> npt.NDArray[np.int32]:
         columns = [self.segment_table[name].to_numpy() for name in ("chunk_token_start", "chunk_token_end")]
         return np.stack(columns, axis=1)  # (segments, 2)
+
+    @cached_property
+    def _segment_chars(self) -> npt.NDArray[np.int64]:
+        columns = [self.segment_table[name].to_numpy() for name in ("char_start", "char_end")]
+        return np.stack(columns, axis=1)  # (segments, 2)
+
+    @cached_property
+    def _segment_documents(self) -> npt.NDArray[np.int32]:
+        rows: npt.NDArray[np.int32] = pc.index_in(
+            self.segment_table["doc_id"].combine_chunks(), value_set=self._documents.doc_ids.combine_chunks()
+        ).to_numpy()
+        return rows  # (segments,) row in documents.parquet
+
+    @cached_property
+    def _mention_chunks(self) -> npt.NDArray[np.int64]:
+        chunks: npt.NDArray[np.int64] = self.mention_table["chunk_id"].to_numpy()
+        return chunks
+
+    @cached_property
+    def _documents(self) -> "_Documents":
+        return _Documents(self.path / "documents.parquet")
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from tokenizers import Tokenizer
+
+        return Tokenizer.from_file(str(self.path / "tokenizer.json"))
+
+
+class _Documents:
+    """documents.parquet, read a row group at a time: the corpus may be larger than memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = open_table(path, "stored-documents", DOCUMENTS.names[:-1])
+        self.has_text = "text" in self._file.schema_arrow.names
+        self.doc_ids = self._file.read(columns=["doc_id"])["doc_id"]
+        groups = self._file.metadata
+        sizes = [groups.row_group(i).num_rows for i in range(groups.num_row_groups)]
+        self._group_starts = np.cumsum([0, *sizes])
+        self._group: tuple[int, pa.Table] | None = None
+        self._text: tuple[int, str | None] | None = None
+
+    def read(self, row: int) -> StoredDocument:
+        group = int(np.searchsorted(self._group_starts, row, side="right")) - 1
+        if self._group is None or self._group[0] != group:
+            self._group = group, self._file.read_row_group(group)
+        columns = self._group[1].slice(row - int(self._group_starts[group]), 1).to_pylist()[0]
+        return StoredDocument(**{name: columns.get(name) for name in DOCUMENTS.names})
+
+    def text(self, row: int) -> str | None:
+        if self._text is None or self._text[0] != row:
+            self._text = row, self.read(row).text
+        return self._text[1]
 
 
 def open_store(path: str | Path) -> ChunkStore:
@@ -146,12 +298,12 @@ def open_store(path: str | Path) -> ChunkStore:
     content = (path / "meta.json").read_bytes()
     meta = json.loads(content)
     check_format(path, meta.get("format"), meta.get("version"), "chunk-store")
-    chunks = read_table(path / "chunks.parquet", "chunks", CHUNK_COLUMNS)
+    chunks = read_table(path / "chunks.parquet", "chunks", CHUNKS.names)
     tokens = np.load(path / "tokens.npy", mmap_mode="r")
     if chunks.num_rows != meta["num_chunks"] or len(tokens) != meta["num_tokens"]:
         raise FormatError(
             f"{str(path)!r} holds {chunks.num_rows} chunks and {len(tokens)} tokens, its meta.json says "
             f"{meta['num_chunks']} and {meta['num_tokens']}: build it again"
         )
-    columns = {name: chunks[name].to_numpy() for name in CHUNK_COLUMNS[1:]}
+    columns = {name: chunks[name].to_numpy() for name in CHUNKS.names[1:]}
     return ChunkStore(path, meta, hashlib.sha256(content).hexdigest(), tokens, **columns)
