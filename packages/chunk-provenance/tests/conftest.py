@@ -59,7 +59,7 @@ def small_store(tmp_path):
 
 
 def mention_rows(rows):
-    """Mentions of a one-token-a-character store: (chunk, start, end, document, its start, surface, entity)."""
+    """Mentions where a character is a token: (chunk, start, end, document, its start, surface, entity)."""
     chunk, start, end, document, doc_start, surface, entity = map(list, zip(*rows, strict=True))
     return pa.table(
         {

@@ -47,6 +47,7 @@ DROPPED = pa.schema(
         ("char_end", pa.int64()),
         ("num_tokens", pa.int64()),
         ("reason", pa.string()),
+        ("place", pa.string()),  # file and line or row, where there is no usable document
     ]
 )
 MENTIONS = pa.schema(

@@ -1,11 +1,20 @@
 """Command line of entity-annotate."""
 
+import json
+import shlex
+import sys
 from importlib.metadata import version
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Section = Annotated[
+    Path | None,
+    typer.Option("--section", metavar="FILE", help="Also write the result as a section of a report (JSON)."),
+]
 
 
 def print_version(wanted: bool) -> None:
@@ -22,12 +31,150 @@ def root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Who is mentioned where: entity mentions with exact offsets, from Wikipedia dumps or any documents.
+    """Who is mentioned where: entity mentions with exact offsets, from Wikipedia dumps or any documents."""
 
-    Not built yet: this release only reserves the name.
+
+@app.command()
+def wikipedia(
+    dump: Annotated[Path, typer.Argument(help="A MediaWiki XML dump: .xml, .xml.bz2 or .xml.gz.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the result; an unfinished one is continued.")],
+    qids: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Table title<TAB>QID; other pages are title:Canonical_Title."),
+    ] = None,
+    max_quarantined: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Share of articles that may fail; above it the exit code is 1."),
+    ] = 0.01,
+    unit_megabytes: Annotated[
+        float, typer.Option(min=0.0001, help="Wikitext in one unit of work, in million characters.")
+    ] = 16.0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result in OUT.")] = False,
+    section: Section = None,
+) -> None:
+    """Turn a Wikipedia dump into documents with exact link offsets, and mentions of entities.
+
+    Writes documents, mentions, entities and quarantine (.parquet) and counts.json to OUT. The mentions come from
+    hyperlinks, a linker that learns names from the corpus' own links, and simple coreference. A killed run
+    continues when the same command is given again.
+
+    Example: entity-annotate wikipedia enwiki-20250401-pages-articles.xml.bz2 annotated
     """
+    from entity_annotate.titles import read_qids
+    from entity_annotate.wikipedia import annotate_wikipedia
+
+    table = read_qids(qids) if qids is not None else {}
+    counts = annotate_wikipedia(
+        dump, out, qids=table, unit_characters=round(unit_megabytes * 1e6), overwrite=overwrite, on_unit=_tell
+    )
+    rows = [(name.replace("_", " "), value) for name, value in counts["counts"].items()]
+    rows += [(f"quarantined: {kind}", value) for kind, value in counts["quarantined"].items()]
+    _print_table(["what", "count"], rows)
+    if section is not None:
+        summary = f"{counts['counts']['documents']:,} documents from {counts['source']}, annotated."
+        _write_section(section, "Annotation", summary, [("Counts", ["what", "count"], rows)])
+    _judge(counts, max_quarantined)
+
+
+def _judge(counts: dict[str, Any], max_quarantined: float) -> None:
+    """Exit with 1, saying why, where too much is missing from the result."""
+    if counts["dump_error"]:
+        typer.echo(
+            f"the dump is damaged: {counts['dump_error']}; all pages before are in the result", err=True
+        )
+        raise typer.Exit(1)
+    failed = sum(counts["quarantined"].values())
+    total = max(1, counts["counts"]["articles"])
+    if failed > max_quarantined * total:
+        typer.echo(
+            f"{failed} of {total} articles are in quarantine.parquet, more than --max-quarantined {max_quarantined:g} "
+            "allows; the result is written all the same",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    mentions: Annotated[Path, typer.Argument(help="mentions.parquet, or a JSONL file of that form.")],
+    gold: Annotated[
+        Path, typer.Argument(help="Gold mentions (Parquet or JSONL): doc_id, char_start, char_end, entity.")
+    ],
+    threshold: Annotated[
+        float,
+        typer.Option(min=0.0, max=1.0, help="Score from which an answer of linker or coreference counts."),
+    ] = 0.6,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    section: Section = None,
+) -> None:
+    """Compare mentions with gold mentions: precision, recall and F1 of each source.
+
+    An answer is right if span and entity are exactly those of a gold mention. Only documents that have gold
+    mentions are looked at.
+
+    Example: entity-annotate evaluate annotated/mentions.parquet gold.parquet
+    """
+    from entity_annotate.evaluate import evaluate_mentions
+
+    result = evaluate_mentions(mentions, gold, threshold=threshold)
+    columns = ["source", "precision", "recall", "F1", "answers", "correct", "gold"]
+    rows = [(s.source, s.precision, s.recall, s.f1, s.predicted, s.correct, s.gold) for s in result.sources]
+    kinds = [(kind, found / total, found, total) for kind, (total, found) in result.kinds.items()]
+    kind_columns = ["kind of gold mention", "recall", "found", "gold"]
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=1))
+    else:
+        _print_table(columns, rows)
+        _print_table(kind_columns, kinds)
+    if section is not None:
+        tables = [("By source", columns, rows), ("Recall by kind, all sources", kind_columns, kinds)]
+        summary = f"Mentions against gold on {result.num_documents:,} documents, exact span and entity."
+        _write_section(section, "Annotation quality", summary, tables)
+
+
+def _tell(stage: str, number: int) -> None:
+    typer.echo(f"{stage}: unit {number + 1} done", err=True)
+
+
+def _print_table(columns: list[str], rows: list[Any]) -> None:
+    """Print a table in plain columns; numbers to the right."""
+    texts = [
+        [f"{v:.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v for v in row]
+        for row in rows
+    ]
+    widths = [max(len(row[i]) for row in [columns, *texts]) for i in range(len(columns))]
+    for row in [columns, *texts]:
+        first, *others = (
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        typer.echo("  ".join([first, *others]).rstrip())
+
+
+def _write_section(
+    path: Path, title: str, summary: str, tables: list[tuple[str, list[str], list[Any]]]
+) -> None:
+    from entity_annotate.tables import write_json
+
+    section = {
+        "format": "report-section",
+        "version": 1,
+        "title": title,
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "summary": summary,
+        "tables": [
+            {"title": name, "columns": columns, "rows": [list(row) for row in rows]}
+            for name, columns, rows in tables
+        ],
+        "figures": [],
+    }
+    write_json(path, section)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a mistake of the user is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
