@@ -16,6 +16,7 @@ app.command()(store_commands.verify)
 app.command()(show_command.show)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
+app.command()(learning_commands.trace)
 
 
 def print_version(wanted: bool) -> None:

@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,9 +55,9 @@ def wikipedia(
 ) -> None:
     """Turn a Wikipedia dump into documents with exact link offsets, and mentions of entities.
 
-    Writes documents, mentions, entities and quarantine (.parquet) and counts.json to OUT. The mentions come from
-    hyperlinks, a linker that learns names from the corpus' own links, and simple coreference. A killed run
-    continues when the same command is given again.
+    Writes documents, mentions, entities and quarantine (.parquet) and counts.json to OUT. The mentions come
+    from hyperlinks, a linker that learns names from the corpus' own links, and simple coreference. A killed
+    run continues when the same command is given again.
 
     Example: entity-annotate wikipedia enwiki-20250401-pages-articles.xml.bz2 annotated
     """
@@ -87,8 +88,8 @@ def _judge(counts: dict[str, Any], max_quarantined: float) -> None:
     total = max(1, counts["counts"]["articles"])
     if failed > max_quarantined * total:
         typer.echo(
-            f"{failed} of {total} articles are in quarantine.parquet, more than --max-quarantined {max_quarantined:g} "
-            "allows; the result is written all the same",
+            f"{failed} of {total} articles are in quarantine.parquet, more than --max-quarantined "
+            f"{max_quarantined:g} allows; the result is written all the same",
             err=True,
         )
         raise typer.Exit(1)
@@ -127,7 +128,10 @@ def evaluate(
         _print_table(columns, rows)
         _print_table(kind_columns, kinds)
     if section is not None:
-        tables = [("By source", columns, rows), ("Recall by kind, all sources", kind_columns, kinds)]
+        tables: list[tuple[str, list[str], Sequence[Any]]] = [
+            ("By source", columns, rows),
+            ("Recall by kind, all sources", kind_columns, kinds),
+        ]
         summary = f"Mentions against gold on {result.num_documents:,} documents, exact span and entity."
         _write_section(section, "Annotation quality", summary, tables)
 
@@ -136,7 +140,7 @@ def _tell(stage: str, number: int) -> None:
     typer.echo(f"{stage}: unit {number + 1} done", err=True)
 
 
-def _print_table(columns: list[str], rows: list[Any]) -> None:
+def _print_table(columns: list[str], rows: Sequence[Any]) -> None:
     """Print a table in plain columns; numbers to the right."""
     texts = [
         [f"{v:.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v for v in row]
@@ -152,7 +156,7 @@ def _print_table(columns: list[str], rows: list[Any]) -> None:
 
 
 def _write_section(
-    path: Path, title: str, summary: str, tables: list[tuple[str, list[str], list[Any]]]
+    path: Path, title: str, summary: str, tables: Sequence[tuple[str, list[str], Sequence[Any]]]
 ) -> None:
     from entity_annotate.tables import write_json
 

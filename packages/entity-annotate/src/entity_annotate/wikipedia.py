@@ -1,7 +1,7 @@
-"""From a dump to documents and mentions: clean, learn the lexicon, link, resolve, merge; each step unit by unit.
+"""From a dump to documents and mentions: clean, learn names, link, resolve, merge; each step unit by unit.
 
-Memory holds one unit (about 16 MB of wikitext), the redirects and the lexicon. Every unit is kept in OUT/units until
-all is written, so a killed run goes on where it stopped and ends with the same bytes.
+Memory holds one unit (about 16 MB of wikitext), the redirects and the lexicon. Every unit is kept in
+OUT/units until all is written, so a killed run goes on where it stopped and ends with the same bytes.
 """
 
 import hashlib
@@ -86,7 +86,8 @@ def annotate_wikipedia(
 ) -> dict[str, Any]:
     """Annotate a dump and return the counts that are also written to OUT/counts.json.
 
-    A folder that holds a finished result is refused unless `overwrite` is set; an unfinished one is continued.
+    A folder that holds a finished result is refused unless `overwrite` is set; an unfinished one is
+    continued.
     """
     if not dump_path.is_file():
         raise FileNotFoundError(f"there is no dump {str(dump_path)!r}")
@@ -196,7 +197,8 @@ def annotate_units(
 def annotate_documents(
     docs: Sequence[Document], linker: Linker, resolver: CorefResolver, names: Mapping[str, str] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Return the rows of the mentions table for the documents, and a record of counts and quarantined documents."""
+    """Return the rows of the mentions table for the documents, and a record of counts and quarantined "
+    "documents."""
     quarantine: list[dict[str, Any]] = []
     linked: list[Sequence[Mention]] = []
     for doc, mentions in zip(docs, linker.link(docs), strict=True):

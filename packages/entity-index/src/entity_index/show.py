@@ -1,15 +1,11 @@
 """Results as people read them: on a terminal, or as a section of a report."""
 
-import json
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from entity_index.index import EntityIndex
@@ -45,7 +41,7 @@ def spans_of(hit: Hit) -> list[Span]:
 def cut_passage(text: str, spans: Sequence[Span], width: int = WIDTH) -> tuple[str, list[Span]]:
     """A piece of a text around the first span, on one line, and the spans inside the piece.
 
-    >>> cut_passage("one two three four five", [(8, 13), (19, 23)], width=11)
+    >>> cut_passage("one two three four five", [(8, 13), (19, 23)], width=16)
     ('… two three four …', [(6, 11)])
     """
     first = spans[0] if spans else (0, 0)
@@ -74,17 +70,25 @@ def mark(text: str, spans: Iterable[Span], console: Console) -> Text:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None
+    columns: Sequence[str], rows: Iterable[Sequence[str | float]], *, title: str | None = None
 ) -> None:
-    """Print a table, numbers right-aligned."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    """Print a table as plain lines, numbers right-aligned."""
     rows = [list(row) for row in rows]
-    for place, column in enumerate(columns):
-        numbers = all(isinstance(row[place], int | float) for row in rows)
-        table.add_column(column, justify="right" if numbers else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(f"{cell:.2f}" if isinstance(cell, float) else str(cell) for cell in row))
-    Console(file=sys.stdout, highlight=False, markup=False).print(table)
+    lines = [list(columns), *([show_cell(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    numeric = [all(isinstance(row[place], int | float) for row in rows) for place in range(len(columns))]
+    if title is not None:
+        print(title)
+    for line in lines:
+        cells = zip(line, widths, numeric, strict=True)
+        print("  ".join(cell.rjust(n) if right else cell.ljust(n) for cell, n, right in cells).rstrip())
+
+
+def show_cell(value: str | float) -> str:
+    """A cell of a table: two decimals, thousands apart, text on one line."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
 
 def hit_record(index: EntityIndex, hit: Hit) -> dict[str, Any]:
@@ -104,16 +108,6 @@ def passage(index: EntityIndex, hit: Hit) -> dict[str, Any]:
     }
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> dict[str, Any]:
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str | float]]) -> dict[str, Any]:
     """A table for a report."""
     return {"title": title, "columns": list(columns), "rows": [list(row) for row in rows]}
-
-
-def write_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
-    """Write a report section as chunk-provenance's FORMAT.md describes it."""
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    section = {"title": title, "command": command, "summary": summary, "tables": [], "figures": [], **parts}
-    content = json.dumps({"format": "report-section", "version": 1, **section}, indent=2, ensure_ascii=False)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(content + "\n", encoding="utf-8")
-    unfinished.replace(path)

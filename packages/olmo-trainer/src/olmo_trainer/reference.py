@@ -70,7 +70,7 @@ def parse_reference(text: str) -> Reference:
             return _checked(text, text[:colon], None, text[colon + 1 :] if colon < len(text) else None)
     head, colon_found, subfolder = text.partition(":")
     path, at_found, revision = head.partition("@")
-    if at_found and Path(path).exists():
+    if path and at_found and Path(path).exists():
         raise ValueError(
             f"model reference {text!r}: {path!r} is a local folder and has no revisions: "
             f"write {path}:SUBFOLDER, or only the folder"
