@@ -195,9 +195,15 @@ def test_a_store_without_texts_decodes_its_tokens(build):
 
 
 def test_nothing_usable_is_an_error(build, tmp_path):
-    with pytest.raises(ValueError, match="no usable document"):
+    with pytest.raises(ValueError, match=r"no usable document \(1 x bad JSON\)"):
         build([Rejected("line 1", "bad JSON")])
-    with pytest.raises(ValueError, match="--validation-fraction chooses no document"):
+    with pytest.raises(ValueError, match=r"no usable document \(the input is empty\)"):
+        build([])
+    with pytest.raises(ValueError, match=r"--validation-fraction 1.0 of 3 documents leaves none to train on"):
+        build(validation_fraction=1.0)
+    with pytest.raises(ValueError, match="--max-length 0 is too short"):
+        build(packing=Packing("fixed", max_length=0))
+    with pytest.raises(ValueError, match=r"--validation-fraction 1e-09 of 3 documents chooses none"):
         build(validation_fraction=1e-9)
     with pytest.raises(ValueError, match="--tails drop has no meaning with --packing fixed"):
         build(packing=Packing("fixed", tails="drop"))

@@ -160,5 +160,5 @@ def test_the_fingerprint_of_a_source_follows_its_content(tmp_path):
     for text in ("x", "y"):
         path.write_text(json.dumps({"id": 1, "text": text}), encoding="utf-8")
         prints.append(find_sources(str(path))[0].fingerprint())
-    assert prints[0]["name"] == "docs.jsonl"
+    assert prints[0]["bytes"] == len('{"id": 1, "text": "x"}')
     assert prints[0]["sha256"] != prints[1]["sha256"]

@@ -174,6 +174,7 @@ def test_exactly_one_of_epochs_and_updates_is_needed():
 @pytest.mark.parametrize(
     ("sizes", "batch_tokens", "message"),
     [
+        ({4: 8}, 0, "--batch-tokens 0 must be at least the largest chunk length"),
         ({4: 8}, 6, "--batch-tokens 6 is not a multiple of the chunk lengths [4]"),
         ({4: 1, 8: 9}, 16, "(length 4: 1 chunk, an update takes 4): build the store with --min-length 8"),
         (

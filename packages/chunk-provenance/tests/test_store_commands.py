@@ -72,7 +72,7 @@ def test_changed_documents_make_a_store_stale(inputs, store, run_cli):
         file.write('{"id": "new", "text": "x"}\n')
     code, _, err = run_build(run_cli, inputs)
     assert code == 2
-    assert "was built from other inputs (documents is" in err
+    assert "was built from other inputs (documents.docs.jsonl.bytes is" in err
 
 
 def test_a_folder_that_is_no_store_is_never_overwritten(inputs, run_cli):

@@ -143,6 +143,8 @@ def _continue_stream(leftover: Ids, ids: Ids, rng: np.random.Generator) -> Ids:
 
 def check_buckets(sizes: dict[int, int], *, batch_tokens: int) -> None:
     """Refuse buckets (padded length -> number of chunks) that can never be trained at `batch_tokens`."""
+    if batch_tokens < 1:
+        raise ValueError(f"--batch-tokens {batch_tokens} must be at least the largest chunk length")
     if uneven := [size for size in sizes if batch_tokens % size]:
         raise ValueError(f"--batch-tokens {batch_tokens} is not a multiple of the chunk lengths {uneven}")
     short = _short_buckets(sizes, batch_tokens)

@@ -112,7 +112,9 @@ def build(
     ] = Tails.keep,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(help="Also check that chunks of every length can fill an update of so many tokens."),
+        typer.Option(
+            help="Also check that chunks of every length can fill an update of so many tokens.", min=1
+        ),
     ] = None,
     validation_fraction: Annotated[
         float,
@@ -147,7 +149,7 @@ def build(
     encoder = load_encoder(tokenizer, eos_token=eos_token)
     mention_file = None if mentions is None else MentionFile(mentions)
     inputs = {
-        "documents": [source.fingerprint() for source in sources],
+        "documents": {source.name: source.fingerprint() for source in sources},
         "mentions_sha256": None if mentions is None else hash_file(mentions),
         "tokenizer_sha256": hash_text(encoder.content),
         "eos_id": encoder.eos_id,
@@ -174,7 +176,7 @@ def build(
 def order(
     store: Annotated[Path, typer.Argument(help="A chunk store.")],
     out: Annotated[Path, typer.Argument(metavar="ORDER", help="The data order folder to make.")],
-    batch_tokens: Annotated[int, typer.Option(help="Tokens of an update, padding included.")],
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of an update, padding included.", min=1)],
     epochs: Annotated[int | None, typer.Option(help="See every chunk so often.", min=1)] = None,
     updates: Annotated[int | None, typer.Option(help="Stop after so many updates.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Same store, sizes and seed: same order.", min=0)] = 0,

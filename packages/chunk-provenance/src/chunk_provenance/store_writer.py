@@ -92,8 +92,10 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         """Remove what is unfinished."""
-        self._close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self._close()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def append(
         self,
