@@ -1,11 +1,22 @@
 """Command line of chunk-provenance."""
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from chunk_provenance import learning_commands, show_command, store_commands
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(store_commands.tokenizer)
+app.command()(store_commands.build)
+app.command()(store_commands.order)
+app.command()(store_commands.verify)
+app.command()(show_command.show)
+app.command()(learning_commands.facts)
+app.command()(learning_commands.dynamics)
+app.command()(learning_commands.trace)
 
 
 def print_version(wanted: bool) -> None:
@@ -22,12 +33,13 @@ def root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Training chunks that remember which text they came from and at which step they were trained on.
-
-    Not built yet: this release only reserves the name.
-    """
+    """Training chunks that remember which text they came from and at which step they were trained on."""
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -66,3 +67,23 @@ def write_json(value: Any, path: Path) -> None:
         json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
     )
     os.replace(unfinished, path)
+
+
+def begin_folder(path: Path) -> Path:
+    """An empty folder `path.tmp` to write into; what an earlier attempt left there is removed."""
+    unfinished = path.with_name(path.name + ".tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    return unfinished
+
+
+def replace_folder(unfinished: Path, path: Path) -> None:
+    """Give a finished folder its name; one that has it already goes away."""
+    if not path.exists() or not any(path.iterdir()):
+        os.replace(unfinished, path)
+        return
+    old = path.with_name(path.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    os.replace(path, old)
+    os.replace(unfinished, path)
+    shutil.rmtree(old)

@@ -7,8 +7,6 @@ an epoch opens the next one, so that every chunk is seen equally often, give or 
 
 import hashlib
 import json
-import os
-import shutil
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from chunk_provenance.formats import FormatError, check_format, read_table, write_json, write_table
+from chunk_provenance.formats import (
+    FormatError,
+    begin_folder,
+    check_format,
+    read_table,
+    replace_folder,
+    write_json,
+    write_table,
+)
 
 Ids = npt.NDArray[np.int64]
 
@@ -58,14 +64,15 @@ class DataOrder:
 
     def steps_of(self, chunk_id: int) -> Ids:
         """The updates (1-based, ascending) that train on a chunk; empty for one never seen."""
-        ids, updates = self._inverse
-        return updates[slice(*np.searchsorted(ids, [chunk_id, chunk_id + 1]))]
+        bits = self.num_updates.bit_length()
+        first, last = np.searchsorted(self._inverse, [chunk_id << bits, (chunk_id + 1) << bits])
+        return self._inverse[first:last] & ((1 << bits) - 1)
 
     @cached_property
-    def _inverse(self) -> tuple[Ids, Ids]:
-        by_id = np.argsort(self.ids, kind="stable")
+    def _inverse(self) -> Ids:
+        """Ids in the upper, updates in the lower bits, ascending: one sort of plain numbers."""
         updates = np.repeat(np.arange(1, self.num_updates + 1), np.diff(self.offsets))
-        return self.ids[by_id], updates[by_id]
+        return np.sort((self.ids << self.num_updates.bit_length()) | updates)
 
 
 def batch_digest(chunk_ids: Ids) -> str:
@@ -120,7 +127,8 @@ def compute_order(
     offsets = np.cumsum([0] + [len(batch) for batch in batches], dtype=np.int64)
     ids = np.concatenate(batches) if batches else np.empty(0, dtype=np.int64)
     starts = np.array(epoch_starts, dtype=np.int64)
-    return DataOrder(offsets, ids, starts, {"seed": seed, "batch_tokens": batch_tokens})
+    asked = {"epochs": epochs} if epochs is not None else {"updates": updates}
+    return DataOrder(offsets, ids, starts, {"seed": seed, "batch_tokens": batch_tokens, **asked})
 
 
 def _continue_stream(leftover: Ids, ids: Ids, rng: np.random.Generator) -> Ids:
@@ -137,23 +145,54 @@ def check_buckets(sizes: dict[int, int], *, batch_tokens: int) -> None:
     """Refuse buckets (padded length -> number of chunks) that can never be trained at `batch_tokens`."""
     if uneven := [size for size in sizes if batch_tokens % size]:
         raise ValueError(f"--batch-tokens {batch_tokens} is not a multiple of the chunk lengths {uneven}")
-    short = {size: count for size, count in sizes.items() if count < batch_tokens // size}
+    short = _short_buckets(sizes, batch_tokens)
     if not short:
         return
-    largest = max(sizes)
-    fitting = min(size * count for size, count in sizes.items()) // largest * largest
-    advice = (
-        f"use --batch-tokens {fitting} or a smaller multiple of {largest}"
-        if fitting
-        else "use a smaller --max-length"
-    )
     found = ", ".join(
-        f"length {size}: {count} chunks, an update takes {batch_tokens // size}"
+        f"length {size}: {count} chunk{'s' * (count > 1)}, an update takes {batch_tokens // size}"
         for size, count in short.items()
     )
     raise ValueError(
-        f"with --batch-tokens {batch_tokens} some chunks could never be trained ({found}): {advice}"
+        f"with --batch-tokens {batch_tokens} some chunks could never be trained ({found}): "
+        + ", or ".join(_sizes_that_work(sizes, batch_tokens))
     )
+
+
+def _short_buckets(sizes: dict[int, int], batch_tokens: int) -> dict[int, int]:
+    return {size: count for size, count in sizes.items() if count < batch_tokens // size}
+
+
+def _sizes_that_work(sizes: dict[int, int], batch_tokens: int) -> list[str]:
+    """What to change so that every bucket fills an update."""
+    ascending, largest = sorted(sizes), max(sizes)
+    lower = [
+        f"--max-length {limit}"
+        for limit in ascending[-2::-1]
+        if largest in _short_buckets(sizes, batch_tokens)
+        and not _short_buckets(_merge_buckets(sizes, max_length=limit), batch_tokens)
+    ]
+    raised = [
+        f"--min-length {limit}"
+        for limit in ascending[1:]
+        if not _short_buckets(_merge_buckets(sizes, min_length=limit), batch_tokens)
+    ]
+    limits = [*lower[:1], *raised[:1]]
+    advice = [f"build the store with {' or '.join(limits)}"] if limits else []
+    if fitting := min(size * count for size, count in sizes.items()) // largest * largest:
+        advice.append(f"use --batch-tokens {fitting} or a smaller multiple of {largest}")
+    return advice or ["build the store with a smaller --max-length"]
+
+
+def _merge_buckets(
+    sizes: dict[int, int], *, min_length: int = 0, max_length: int | None = None
+) -> dict[int, int]:
+    """About how many chunks the buckets would have with other limits."""
+    merged: dict[int, int] = {}
+    for size, count in sizes.items():
+        limit = size if max_length is None else min(size, max_length)
+        new = max(min_length, limit)
+        merged[new] = merged.get(new, 0) + count * (size // limit)
+    return merged
 
 
 def check_store(order: DataOrder, store_sha256: str) -> None:
@@ -166,17 +205,16 @@ def check_store(order: DataOrder, store_sha256: str) -> None:
         )
 
 
-def save_order(order: DataOrder, path: str | Path) -> None:
+def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -> None:
     """Write an order folder: `order.json`, `offsets.npy`, `ids.npy`, `masked.parquet` where there is one.
 
-    The folder appears complete or not at all. Raises FileExistsError if `path` exists.
+    The folder appears complete or not at all. Raises FileExistsError if `path` exists, unless it is a data
+    order and may be overwritten.
     """
     path = Path(path)
-    if path.exists():
+    if path.exists() and not (overwrite and (path / "order.json").is_file()):
         raise FileExistsError(f"{str(path)!r} exists: remove it or choose another place for the data order")
-    unfinished = path.with_name(path.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = begin_folder(path)
     np.save(unfinished / "offsets.npy", order.offsets, allow_pickle=False)
     np.save(unfinished / "ids.npy", order.ids, allow_pickle=False)
     if order.masked is not None:
@@ -185,7 +223,7 @@ def save_order(order: DataOrder, path: str | Path) -> None:
     write_json(
         {**order.info, **header, "epoch_starts": order.epoch_starts.tolist()}, unfinished / "order.json"
     )
-    os.replace(unfinished, path)
+    replace_folder(unfinished, path)
 
 
 def load_order(path: str | Path) -> DataOrder:

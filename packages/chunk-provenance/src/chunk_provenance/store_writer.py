@@ -1,17 +1,24 @@
-"""Write a chunk store: a folder that appears complete, with the hashes of its files, or not at all."""
+"""Write a chunk store: a folder that appears complete, with the hashes of its files, or not at all.
 
-import hashlib
-import os
+Rows are appended batch by batch and reach the disk as Parquet row groups of a few megabytes: a corpus may be
+larger than memory.
+"""
+
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from chunk_provenance.formats import write_json, write_table
+from chunk_provenance.formats import begin_folder, replace_folder, write_json
+from chunk_provenance.hashing import hash_file
 from chunk_provenance.store import CHUNKS, DOCUMENTS, DROPPED, MENTIONS, SEGMENTS
+
+GROUP_ROWS = 1 << 17
+GROUP_BYTES = 8 << 20
 
 
 def write_store(
@@ -43,52 +50,138 @@ def write_store(
         FileExistsError: `path` exists.
         ValueError: a table lacks a column.
     """
-    unfinished = begin_folder(path)
-    np.save(unfinished / "tokens.npy", np.asarray(tokens, dtype=np.uint32), allow_pickle=False)
-    write_table(_conform(chunks, CHUNKS, "chunks"), unfinished / "chunks.parquet", "chunks")
-    write_table(_conform(segments, SEGMENTS, "segments"), unfinished / "segments.parquet", "segments")
-    kept = DOCUMENTS if "text" in documents.column_names else DOCUMENTS.remove(4)
-    write_table(_conform(documents, kept, "documents"), unfinished / "documents.parquet", "stored-documents")
-    dropped = DROPPED.empty_table() if dropped is None else _conform(dropped, DROPPED, "dropped")
-    write_table(dropped, unfinished / "dropped.parquet", "dropped")
-    mentions = MENTIONS.empty_table() if mentions is None else _conform(mentions, MENTIONS, "mentions")
-    write_table(mentions, unfinished / "mentions.parquet", "chunk-mentions")
-    (unfinished / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-    counts = {"num_chunks": len(chunks), "num_tokens": len(tokens), "num_documents": len(documents)}
-    seal_store(unfinished, path, {**meta, **counts})
+    writer = StoreWriter(path, with_text="text" in documents.column_names)
+    writer.append(
+        tokens=tokens,
+        chunks=chunks,
+        segments=segments,
+        documents=documents,
+        dropped=dropped,
+        mentions=mentions,
+    )
+    writer.seal(tokenizer_json=tokenizer_json, meta=meta)
 
 
-def begin_folder(path: str | Path) -> Path:
-    """An empty folder `path.tmp` to write into.
+class StoreWriter:
+    """Appends to the files of an unfinished store, the folder `path.tmp`; `seal` gives it its name.
+
+    Left as a context manager before that, it removes the unfinished folder.
 
     Raises:
-        FileExistsError: `path` itself is there already and not empty.
+        FileExistsError: `path` is there already and not empty, and no store that may be overwritten.
     """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+
+    def __init__(self, path: str | Path, *, with_text: bool, overwrite: bool = False) -> None:
+        """Begin the folder; `with_text` says whether documents come with their texts."""
+        self.path = Path(path)
+        check_free(self.path, overwrite=overwrite)
+        self.folder = begin_folder(self.path)
+        self.num_chunks = self.num_tokens = self.num_documents = 0
+        self._tokens = (self.folder / "tokens.npy").open("wb")
+        self._write_header()
+        documents = DOCUMENTS if with_text else DOCUMENTS.remove(DOCUMENTS.get_field_index("text"))
+        self._chunks = _Rows(self.folder / "chunks.parquet", CHUNKS, "chunks")
+        self._segments = _Rows(self.folder / "segments.parquet", SEGMENTS, "segments")
+        self._documents = _Rows(self.folder / "documents.parquet", documents, "stored-documents")
+        self._dropped = _Rows(self.folder / "dropped.parquet", DROPPED, "dropped")
+        self._mentions = _Rows(self.folder / "mentions.parquet", MENTIONS, "chunk-mentions")
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove what is unfinished."""
+        self._close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def append(
+        self,
+        *,
+        tokens: npt.NDArray[np.uint32] | None = None,
+        chunks: pa.Table | None = None,
+        segments: pa.Table | None = None,
+        documents: pa.Table | None = None,
+        dropped: pa.Table | None = None,
+        mentions: pa.Table | None = None,
+    ) -> None:
+        """Add rows to any of the files, in the order the format asks for."""
+        if tokens is not None:
+            np.asarray(tokens, dtype="<u4").tofile(self._tokens)
+            self.num_tokens += len(tokens)
+        self.num_chunks += self._chunks.append(chunks)
+        self._segments.append(segments)
+        self.num_documents += self._documents.append(documents)
+        self._dropped.append(dropped)
+        self._mentions.append(mentions)
+
+    def seal(self, *, tokenizer_json: str, meta: dict[str, Any]) -> None:
+        """Close the files, write `meta.json` with their hashes and give the folder its name."""
+        self._tokens.seek(0)
+        self._write_header()
+        self._close()
+        (self.folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        files = {file.name: hash_file(file) for file in sorted(self.folder.iterdir()) if file.is_file()}
+        counts = {
+            "num_chunks": self.num_chunks,
+            "num_tokens": self.num_tokens,
+            "num_documents": self.num_documents,
+        }
+        header = {"format": "chunk-store", "version": 1, "files": files}
+        write_json({**meta, **counts, **header}, self.folder / "meta.json")
+        replace_folder(self.folder, self.path)
+
+    def _close(self) -> None:
+        for rows in (self._chunks, self._segments, self._documents, self._dropped, self._mentions):
+            rows.close()
+        self._tokens.close()
+
+    def _write_header(self) -> None:
+        """The .npy header; it has the same size whatever the number of tokens."""
+        header = {"descr": "<u4", "fortran_order": False, "shape": (self.num_tokens,)}
+        np.lib.format.write_array_header_1_0(self._tokens, header)
+
+
+class _Rows:
+    """A Parquet file that grows; rows are gathered into row groups."""
+
+    def __init__(self, path: Path, schema: pa.Schema, name: str) -> None:
+        self._name = name
+        self._schema = schema.with_metadata({"format": name, "version": "1"})
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._waiting: list[pa.Table] = []
+        self._rows = self._bytes = 0
+
+    def append(self, table: pa.Table | None) -> int:
+        if table is None:
+            return 0
+        if missing := [column for column in self._schema.names if column not in table.column_names]:
+            raise ValueError(
+                f"the {self._name} table lacks the columns {missing}, it has {table.column_names}"
+            )
+        self._waiting.append(table.select(self._schema.names).cast(self._schema))
+        self._rows += len(table)
+        self._bytes += self._waiting[-1].nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
+            self._flush()
+        return len(table)
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            rows = pa.concat_tables(self._waiting).combine_chunks()  # the same bytes whatever the batches
+            self._writer.write_table(rows, row_group_size=GROUP_ROWS)
+            self._waiting, self._rows, self._bytes = [], 0, 0
+
+
+def check_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse a place that is taken, unless by a chunk store that may be overwritten."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / "meta.json").is_file():
+        raise FileExistsError(f"{str(path)!r} exists and is no chunk store: choose another place")
+    if not overwrite:
         raise FileExistsError(f"{str(path)!r} exists: remove it or choose another place for the chunk store")
-    unfinished = path.with_name(path.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    return unfinished
-
-
-def seal_store(unfinished: Path, path: str | Path, meta: dict[str, Any]) -> None:
-    """Write `meta.json` with the hashes of the folder's files and give the folder its name."""
-    files = {file.name: hash_file(file) for file in sorted(unfinished.iterdir()) if file.is_file()}
-    header = {"format": "chunk-store", "version": 1, "files": files}
-    write_json({**meta, **header}, unfinished / "meta.json")
-    os.replace(unfinished, path)
-
-
-def hash_file(path: Path) -> str:
-    """The sha256 of a file, as hex digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _conform(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
-    """The table with the format's columns and types."""
-    if missing := [column for column in schema.names if column not in table.column_names]:
-        raise ValueError(f"the {name} table lacks the columns {missing}, it has {table.column_names}")
-    return table.select(schema.names).cast(schema)

@@ -1,11 +1,49 @@
 """Command line of entity-index."""
 
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.metadata import version
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
+import duckdb
+import pyarrow.compute as pc
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
+from chunk_provenance.sections import command_line, write_section
+from chunk_provenance.sections import section as report_section
+from entity_index import build as builder
+from entity_index.compare import Comparison, compare_with_names
+from entity_index.facts import evidence_rule, find_fact_chunks
+from entity_index.index import EntityIndex, open_index
+from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
+from entity_index.show import hit_record, passage, print_hits, print_table, table
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+IndexPath = Annotated[Path, typer.Argument(help="Entity index, made by 'entity-index build'.")]
+MinScore = Annotated[
+    list[str],
+    typer.Option(
+        help=f"SOURCE=SCORE, the least score with which a source ({', '.join(SOURCES)}) counts; SOURCE=none "
+        "leaves it out. Repeatable. Default: hyperlink=1, the others 0.6.",
+        metavar="SOURCE=SCORE",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Section = Annotated[
+    Path | None, typer.Option(help="Also write the result as a section for the report (JSON).")
+]
+CaseSensitive = Annotated[
+    bool, typer.Option("--case-sensitive", help="Tell upper from lower case in strings.")
+]
 
 
 def print_version(wanted: bool) -> None:
@@ -22,12 +60,347 @@ def root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Which training chunks mention an entity: one query over memory-mapped postings.
+    """Which training chunks mention an entity: one query over memory-mapped postings."""
 
-    Not built yet: this release only reserves the name.
+
+@app.command()
+def build(
+    store: Annotated[Path, typer.Argument(help="Chunk store, made by 'chunk-provenance build'.")],
+    index: Annotated[Path, typer.Argument(help="Folder to write the index to.")],
+    memory: Annotated[
+        str, typer.Option(help="What the sort may hold in memory before it uses the disk.")
+    ] = "2GB",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+) -> None:
+    """Build the entity index of a chunk store: postings by entity, names, and a text index.
+
+    An index of the same store is kept. A run that was stopped left nothing under the final name and starts
+    again.
+
+    Example: entity-index build chunks index
     """
+    started = time.monotonic()
+    with show_progress() as progress:
+        built = builder.build_index(store, index, memory=memory, overwrite=overwrite, progress=progress)
+    meta = open_index(index).meta
+    done = f"built in {time.monotonic() - started:.1f} s" if built else "is up to date"
+    counts = f"{meta['num_postings']:,} mentions of {meta['num_entities']:,} entities"
+    left_out = meta["num_mentions"] - meta["num_postings"]
+    say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
+
+
+@app.command()
+def query(
+    index: IndexPath,
+    entity: Annotated[
+        list[str],
+        typer.Argument(help="Entity id, or name:TEXT for the entity this mostly names. All must be there."),
+    ] = [],  # noqa: B006 (typer copies it)
+    any_of: Annotated[bool, typer.Option("--any", help="One of the entities and strings is enough.")] = False,
+    without: Annotated[
+        list[str], typer.Option("--not", help="Entity that must not be there. Repeatable.")
+    ] = [],  # noqa: B006
+    string: Annotated[list[str], typer.Option(help="Words that must follow each other. Repeatable.")] = [],  # noqa: B006
+    case_sensitive: CaseSensitive = False,
+    min_score: MinScore = [],  # noqa: B006
+    limit: Annotated[int, typer.Option(min=0, help="How many chunks to show.")] = 10,
+    as_json: AsJson = False,
+    section: Section = None,
+) -> None:
+    """Find the chunks that mention entities, or hold strings, or both. The total is exact.
+
+    Ranked by the best score of the matching mentions (added up over several entities), then by chunk id.
+
+    Example: entity-index query index Q7259 "name:Charles Babbage" --string engine --limit 3
+    """
+    opened, thresholds = open_index(index), parse_thresholds(min_score)
+    known = [resolve(opened, text) for text in entity]
+    wanted: list[Clause] = [Entity(name, thresholds) for name in known]
+    wanted += [Phrase(text, case_sensitive=case_sensitive) for text in string]
+    unwanted = [Not(Entity(resolve(opened, text), thresholds)) for text in without]
+    if not wanted and not unwanted:
+        raise ValueError("nothing to look for: give an ENTITY, --string or --not")
+    positive = [AnyOf(*wanted) if any_of else All(*wanted)] if wanted else []
+    result = opened.search(Query(All(*positive, *unwanted), limit))
+    asked = describe_query(known, string, without, any_of=any_of)
+    if section is not None:
+        passages = [passage(opened, hit) for hit in result.hits]
+        save_section(section, f"Chunks with {asked}", f"{num_chunks(result.total)}.", passages=passages)
+    if as_json:
+        print_json({"total": result.total, "hits": [hit_record(opened, hit) for hit in result.hits]})
+    else:
+        print(f"{num_chunks(result.total)} with {asked}")
+        print_hits(opened, result.hits)
+    if not result.total:
+        raise typer.Exit(1)
+
+
+def describe_query(entities: list[str], strings: list[str], without: list[str], *, any_of: bool) -> str:
+    """What a query asks for, in words."""
+    wanted = (" or " if any_of else " and ").join([*entities, *map(repr, strings)])
+    unwanted = " and ".join(f"not {entity}" for entity in without)
+    return " but ".join(filter(None, [wanted, unwanted]))
+
+
+@app.command()
+def names(
+    index: IndexPath,
+    text: Annotated[str, typer.Argument(help="A name, in any case.")],
+    prefix: Annotated[bool, typer.Option("--prefix", help="Names that begin so.")] = False,
+    limit: Annotated[int, typer.Option(min=0, help="How many entities to show.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Which entities a name may mean, the one it names in most chunks first.
+
+    Example: entity-index names index "Ada Lovelace"
+    """
+    matches = open_index(index).names(text, prefix=prefix, limit=limit)
+    if as_json:
+        print_json([asdict(match) for match in matches])
+    elif matches:
+        rows = [(match.entity, match.name or "", match.text, match.chunks) for match in matches]
+        print_table(["entity", "mostly called", "here", "chunks"], rows)
+    if not matches:
+        say(f"no entity is called {text!r}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def chunk(
+    index: IndexPath,
+    chunk_id: Annotated[int, typer.Argument(help="Chunk id, from 0.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a chunk's text, and all candidates of all its mentions with their scores.
+
+    Example: entity-index chunk index 12
+    """
+    opened = open_index(index)
+    found, mentions = opened.chunk(chunk_id), opened.mentions_of(chunk_id)
+    if as_json:
+        print_json({**asdict(found), "mentions": [asdict(mention) for mention in mentions]})
+        return
+    print(f"chunk {chunk_id}, {found.title or found.doc_id}\n{found.text}\n")
+    columns = ["place", "text", "entity", "score", *SOURCES]
+    rows: list[list[Any]] = [
+        [f"{m.char_start}-{m.char_end}", found.text[m.char_start : m.char_end], m.entity, m.score]
+        + [getattr(m, source) for source in SOURCES]
+        for m in mentions
+    ]
+    print_table(columns, rows)
+
+
+@app.command()
+def facts(
+    index: IndexPath,
+    probes: Annotated[Path, typer.Argument(help="Probes, Parquet or JSONL: facts with subject and answer.")],
+    out: Annotated[Path, typer.Argument(help="The fact-chunks file to write (Parquet).")],
+    min_score: MinScore = [],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the chunks that state each fact: those that mention its subject and its answer.
+
+    The same rows as 'chunk-provenance facts', looked up in the index.
+
+    Example: entity-index facts index probes.parquet fact_chunks.parquet
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{str(out)!r} exists: choose another place or give --overwrite")
+    opened, thresholds, asked = open_index(index), parse_thresholds(min_score), read_probes(probes)
+    found = find_fact_chunks(opened, asked, thresholds)
+    store_sha256 = opened.meta["store_sha256"]
+    write_fact_chunks(
+        found, out, evidence=evidence_rule(thresholds), source="entity-index", store_sha256=store_sha256
+    )
+    counts = {kind: [0, 0] for kind in KINDS}
+    for kind in KINDS:
+        of_kind = found.filter(pc.equal(found["kind"], kind))
+        counts[kind] = [len(of_kind["fact_id"].unique()), len(of_kind)]
+    num_facts = len(asked["fact_id"].unique())
+    if as_json:
+        print_json({"facts": num_facts, "chunks": {kind: count for kind, (_, count) in counts.items()}})
+    else:
+        title = f"{num_facts:,} facts"
+        rows: list[list[Any]] = [[kind, *count] for kind, count in counts.items()]
+        print_table(["chunks that mention", "facts with any", "(fact, chunk) pairs"], rows, title=title)
+
+
+@app.command()
+def compare(
+    index: IndexPath,
+    entity: Annotated[
+        str | None, typer.Argument(help="Entity id, or name:TEXT. Default: the entity in most chunks.")
+    ] = None,
+    case_sensitive: CaseSensitive = False,
+    min_score: MinScore = [],  # noqa: B006
+    examples: Annotated[int, typer.Option(min=0, help="How many passages to show of each kind.")] = 3,
+    as_json: AsJson = False,
+    section: Section = None,
+) -> None:
+    """Compare the entity query with a search for its name, and for all its names.
+
+    Its names are what links and the entity linker resolved to it. Shows what the search for
+    the name misses (pronouns, aliases) and finds wrongly (shared names).
+
+    Example: entity-index compare index "name:Ada Lovelace"
+    """
+    opened = open_index(index)
+    found = compare_with_names(
+        opened,
+        most_frequent(opened) if entity is None else resolve(opened, entity),
+        parse_thresholds(min_score),
+        case_sensitive=case_sensitive,
+        examples=examples,
+    )
+    if section is not None:
+        write_comparison(opened, found, section)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_comparison(opened, found)
+
+
+def most_frequent(index: EntityIndex) -> str:
+    """The entity in most chunks, the first of equals."""
+    if not len(index.entities):
+        raise ValueError(
+            f"{str(index.path)!r} has no mention of any entity: was its store built with --mentions?"
+        )
+    return index.entities[int(index.chunk_counts().argmax())]
+
+
+COMPARED = ["search for", "chunks", "same chunks", "missed", "other chunks"]
+
+
+def comparison_rows(found: Comparison) -> list[list[Any]]:
+    """Each way of searching beside the entity query."""
+    rows: list[list[Any]] = [[f"the entity {found.entity}", found.total, found.total, 0, 0]]
+    labels = (f"its name, {found.name}", f"its {len(found.extended.names)} names")
+    for label, search in zip(labels, (found.canonical, found.extended), strict=True):
+        rows.append([label, search.found, search.agreed, search.missed, search.extra])
+    return rows
+
+
+def comparison_tables(found: Comparison) -> list[tuple[str, list[str], list[list[Any]]]]:
+    """Title, columns and rows of everything that a comparison counts."""
+    missed = [list(pair) for pair in found.missed_surfaces.items()][:10]
+    extra = [list(pair) for pair in found.extra_meanings.items()][:10]
+    return [
+        ("Chunks found", COMPARED, comparison_rows(found)),
+        ("What it is called where its name misses it", ["text", "mentions"], missed),
+        ("What the name means in the other chunks", ["entity", "chunks"], extra),
+    ]
+
+
+def print_comparison(opened: EntityIndex, found: Comparison) -> None:
+    """Print the tables, then passages."""
+    for title, columns, rows in comparison_tables(found):
+        if rows:
+            print_table(columns, rows, title=title)
+            print()
+    for title, hits in (
+        ("missed by its name", found.missed_hits),
+        ("found by the name only", found.extra_hits),
+    ):
+        if hits:
+            print(f"{title}:")
+            print_hits(opened, hits)
+
+
+def write_comparison(opened: EntityIndex, found: Comparison, path: Path) -> None:
+    """Write a comparison as a report section."""
+    name = found.canonical
+    summary = (
+        f"{num_chunks(found.total)} mention {found.name} ({found.entity}). A search for the name finds "
+        f"{name.agreed:,} of them, misses {name.missed:,} and finds {name.extra:,} others. Passages: chunks "
+        "that the name misses, then others that it finds."
+    )
+    tables = [table(*parts) for parts in comparison_tables(found) if parts[2]]
+    passages = [passage(opened, hit) for hit in (*found.missed_hits, *found.extra_hits)]
+    save_section(path, "Entities against strings", summary, tables=tables, passages=passages)
+
+
+def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
+    """Write a section for the report of chunk-provenance."""
+    write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
+
+
+def parse_thresholds(texts: list[str]) -> Thresholds:
+    """The default thresholds, changed by SOURCE=SCORE."""
+    changed: dict[str, float | None] = {}
+    for text in texts:
+        source, _, score = text.partition("=")
+        try:
+            changed[source] = None if score == "none" else float(score)
+        except ValueError:
+            source = ""
+        if source not in SOURCES:
+            raise ValueError(
+                f"--min-score {text!r} is not SOURCE=SCORE with a source of {', '.join(SOURCES)}"
+            )
+    return Thresholds(**changed)
+
+
+def resolve(index: EntityIndex, text: str) -> str:
+    """An entity as given, or for name:TEXT the one that TEXT names in most chunks, which is said."""
+    if not text.startswith("name:"):
+        if index.entities.range_of(text)[0] == index.entities.range_of(text)[1]:
+            say(f"no mention is of {text!r}: 'entity-index names' finds entities by name")
+        return text
+    name = text.removeprefix("name:")
+    matches = index.names(name, limit=4)
+    if not matches:
+        raise ValueError(f"no entity is called {name!r}: try 'entity-index names INDEX {name!r} --prefix'")
+    best, *others = (f"{match.entity} ({match.name}, {num_chunks(match.chunks)})" for match in matches)
+    say(f"{name!r} is {best}" + "".join(f"; not {other}" for other in others))
+    return matches[0].entity
+
+
+def num_chunks(count: int) -> str:
+    """A number of chunks, in words."""
+    return f"{count:,} chunk" if count == 1 else f"{count:,} chunks"
+
+
+def print_json(value: object) -> None:
+    """Print a result for a program to read."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(message: str) -> None:
+    """Words go to stderr."""
+    typer.echo(message, err=True)
+
+
+@contextmanager
+def show_progress() -> Iterator[builder.Progress]:
+    """A bar for each thing done, on a terminal; else a line when something new begins."""
+    if not sys.stderr.isatty():
+        begun: set[str] = set()
+
+        def announce(what: str, done: int, total: int) -> None:
+            if what not in begun:
+                begun.add(what)
+                say(f"{what} ({total:,})")
+
+        yield announce
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield update
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError, duckdb.Error) as error:
+        say(f"error: {str(error).splitlines()[0]}")
+        sys.exit(2)

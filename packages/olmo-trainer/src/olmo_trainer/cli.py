@@ -1,11 +1,16 @@
 """Command line of olmo-trainer."""
 
+import logging
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from olmo_trainer.evaluate_command import evaluate
+from olmo_trainer.train_command import train
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def print_version(wanted: bool) -> None:
@@ -22,12 +27,18 @@ def root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Pretraining whose every batch can be named afterwards, and probes asked of every checkpoint.
+    """Pretraining whose every batch can be named afterwards, and probes asked of every checkpoint."""
 
-    Not built yet: this release only reserves the name.
-    """
+
+app.command()(train)
+app.command()(evaluate)
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

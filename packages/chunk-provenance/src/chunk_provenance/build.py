@@ -1,0 +1,270 @@
+"""Build a chunk store: documents and mentions in, tokens that know where they come from out.
+
+Documents are read, encoded, cut and written in batches of about a million characters, so memory does not grow
+with the corpus (but for the ids seen: about 100 bytes a document). Encoding takes nearly all of the time.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from chunk_provenance.batch import Batch, FoundMentions, Segments
+from chunk_provenance.documents import Document, Rejected
+from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.mentions import MentionFile
+from chunk_provenance.packing import (
+    Positions,
+    bucket_of,
+    check_lengths,
+    merge_spans,
+    pack_buckets,
+    pack_fixed,
+)
+from chunk_provenance.store import DROPPED
+from chunk_provenance.store_writer import StoreWriter
+from chunk_provenance.tokenizing import TextEncoder
+
+BATCH_CHARS = 1 << 20
+SHORT_TAIL = "shorter than the smallest bucket"
+NO_SPANS = merge_spans(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How documents are cut; see packing.py."""
+
+    kind: Literal["buckets", "fixed"] = "buckets"
+    min_length: int = 16
+    max_length: int = 256
+    tails: Literal["keep", "drop"] = "keep"
+
+    def check(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.kind == "buckets":
+            check_lengths(self.min_length, self.max_length)
+        elif self.tails == "drop":
+            raise ValueError(
+                "--tails drop has no meaning with --packing fixed: only the last chunk of all can be short, "
+                "it is padded"
+            )
+
+
+def build_store(
+    path: str | Path,
+    documents: Iterable[Document | Rejected],
+    *,
+    encoder: TextEncoder,
+    packing: Packing,
+    mentions: MentionFile | None = None,
+    with_text: bool = True,
+    validation_fraction: float = 0.0,
+    inputs: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    batch_chars: int = BATCH_CHARS,
+) -> None:
+    """Write a chunk store, and another one inside it (`validation`) where a fraction is held back for that.
+
+    Args:
+        path: the folder to make; it appears complete or not at all.
+        documents: from `read_documents`.
+        encoder: the tokenizer.
+        packing: how documents are cut.
+        mentions: who is mentioned where.
+        with_text: keep the documents' texts in the store.
+        validation_fraction: share of documents, chosen by a hash of their id, that go to `path/validation`.
+        inputs: what the store is made from, for `meta.json`; see `differences`.
+        overwrite: replace a chunk store at `path`.
+        batch_chars: about how many characters to hold in memory; the result does not depend on it.
+
+    Raises:
+        FileExistsError: `path` exists.
+        ValueError: no usable document, settings that contradict each other, or mentions of another text.
+    """
+    packing.check()
+    with ExitStack() as unfinished:
+        writer = unfinished.enter_context(StoreWriter(path, with_text=with_text, overwrite=overwrite))
+        training = _Part(writer, encoder, packing, with_text)
+        validation = None
+        if validation_fraction:
+            inside = StoreWriter(writer.folder / "validation", with_text=with_text)
+            validation = _Part(unfinished.enter_context(inside), encoder, packing, with_text)
+        for batch in _batches(training.note_rejected(documents), batch_chars):
+            held_back = {
+                d.doc_id for d in batch if validation and is_held_back(d.doc_id, validation_fraction)
+            }
+            training.add([d for d in batch if d.doc_id not in held_back], mentions)
+            if validation is not None:
+                validation.add([d for d in batch if d.doc_id in held_back], mentions)
+        meta: dict[str, Any] = {"inputs": inputs}
+        if validation is not None:
+            meta["validation_meta_sha256"] = validation.seal(
+                meta, "--validation-fraction chooses no document"
+            )
+        if mentions is not None:
+            rows, examples = mentions.unclaimed()
+            meta["mentions_of_other_documents"] = {"rows": rows, "examples": examples}
+        training.seal(meta, "there is no usable document")
+
+
+def is_held_back(doc_id: str, fraction: float) -> bool:
+    """Whether a document belongs to the validation set: a fixed property of its id.
+
+    >>> sum(is_held_back(str(i), 0.1) for i in range(1000))
+    106
+    """
+    digest = hashlib.sha256(doc_id.encode("utf-8")).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What two records of inputs differ in, as sentences' ends.
+
+    >>> differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}})
+    ['b.c is 2, not 3']
+    """
+    ends = []
+    for key in sorted(found.keys() | wanted.keys()):
+        old, new = found.get(key), wanted.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            ends += [f"{key}.{end}" for end in differences(old, new)]
+        elif old != new:
+            ends.append(f"{key} is {_short(old)}, not {_short(new)}")
+    return ends
+
+
+def _short(value: Any) -> str:
+    words = json.dumps(value, ensure_ascii=False)
+    return words if len(words) <= 80 else words[:77] + "..."
+
+
+def _batches(documents: Iterable[Document], batch_chars: int) -> Iterator[list[Document]]:
+    batch: list[Document] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document.text)
+        if size >= batch_chars:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class _Part:
+    """One store being built: what has been written so far, and where the next batch continues."""
+
+    def __init__(self, writer: StoreWriter, encoder: TextEncoder, packing: Packing, with_text: bool) -> None:
+        self.writer = writer
+        self.encoder = encoder
+        self.packing = packing
+        self.with_text = with_text
+        self.mention_counts: Counter[str] = Counter()
+        self._open_chars = 0  # fixed packing: characters in the chunk that the next batch continues
+
+    def note_rejected(self, documents: Iterable[Document | Rejected]) -> Iterator[Document]:
+        """The usable documents; the others go to `dropped.parquet` on the way."""
+        for document in documents:
+            if isinstance(document, Document):
+                yield document
+            else:
+                self.writer.append(dropped=rejected_row(document))
+
+    def add(self, documents: list[Document], mentions: MentionFile | None) -> None:
+        """Encode, cut and write some documents."""
+        if not documents:
+            return
+        batch = Batch(documents, self.encoder.encode([document.text for document in documents]))
+        found = None if mentions is None else batch.find_mentions(mentions)
+        segments = self._cut_fixed(batch) if self.packing.kind == "fixed" else self._cut_buckets(batch, found)
+        if found is not None:
+            rows, counts = batch.project_mentions(found, segments)
+            self.writer.append(mentions=rows)
+            self.mention_counts.update(counts)
+        self.writer.append(chunks=self._chunk_rows(segments))
+        self.writer.append(
+            tokens=batch.tokens_of(segments),
+            segments=batch.segment_rows(segments),
+            documents=batch.document_rows(with_text=self.with_text),
+        )
+
+    def seal(self, meta: dict[str, Any], if_empty: str) -> str:
+        """Finish the store; the hash of its `meta.json`."""
+        if self.writer.num_documents == 0:
+            raise ValueError(if_empty)
+        if self.packing.kind == "fixed":
+            self.writer.append(chunks=self._last_fixed_chunk())
+        tokenizer = {
+            "eos_id": self.encoder.eos_id,
+            "pad_id": self.encoder.pad_id,
+            "vocab_size": self.encoder.vocab_size,
+            "sha256": hash_text(self.encoder.content),
+        }
+        meta = {**meta, "tokenizer": tokenizer, "mentions": dict(self.mention_counts)}
+        self.writer.seal(tokenizer_json=self.encoder.content, meta=meta)
+        return hash_file(self.writer.path / "meta.json")
+
+    def _cut_buckets(self, batch: Batch, found: FoundMentions | None) -> Segments:
+        """One segment a chunk. Tails that are to be dropped are written down and left out."""
+        starts, ends = pack_buckets(
+            batch.doc_bounds,
+            mentions=NO_SPANS if found is None else merge_spans(found.token_start, found.token_end),
+            characters=batch.characters,
+            min_length=self.packing.min_length,
+            max_length=self.packing.max_length,
+        )
+        if self.packing.tails == "drop":
+            short = batch.is_short_tail(starts, ends, self.packing.min_length)
+            self.writer.append(dropped=batch.dropped_rows(starts[short], ends[short], SHORT_TAIL))
+            starts, ends = starts[~short], ends[~short]
+        chunk_ids = self.writer.num_chunks + np.arange(len(starts))
+        return Segments(starts, ends, chunk_ids, np.zeros_like(starts), np.zeros_like(starts))
+
+    def _cut_fixed(self, batch: Batch) -> Segments:
+        """Segments of the stream of all documents; an earlier batch may have begun the first chunk."""
+        offset, length = self.writer.num_tokens, self.packing.max_length
+        starts, ends, chunk_ids = pack_fixed(batch.doc_bounds, offset=offset, length=length)
+        chars = batch.count_chars(starts, ends)
+        before = self._open_chars + np.cumsum(chars) - chars
+        opens_chunk = np.append(offset % length == 0, chunk_ids[1:] != chunk_ids[:-1])
+        chunk_start = np.maximum.accumulate(np.where(opens_chunk, before, 0))
+        filled = (offset + batch.num_tokens) % length == 0
+        self._open_chars = 0 if filled else int(before[-1] + chars[-1] - chunk_start[-1])
+        return Segments(starts, ends, chunk_ids, starts + offset - chunk_ids * length, before - chunk_start)
+
+    def _chunk_rows(self, segments: Segments) -> pa.Table:
+        """The chunks that a batch completes; called before its tokens are written."""
+        first_token = self.writer.num_tokens
+        lengths = segments.token_end - segments.token_start
+        if self.packing.kind == "fixed":
+            size = self.packing.max_length
+            chunk_ids = np.arange(first_token // size, (first_token + lengths.sum()) // size)
+            return _chunk_table(chunk_ids, chunk_ids * size, np.full_like(chunk_ids, size), size)
+        limits = {"min_length": self.packing.min_length, "max_length": self.packing.max_length}
+        token_starts = first_token + np.cumsum(lengths) - lengths
+        return _chunk_table(segments.chunk_id, token_starts, lengths, bucket_of(lengths, **limits))
+
+    def _last_fixed_chunk(self) -> pa.Table:
+        """The chunk that the last document leaves unfilled, if any."""
+        size = self.packing.max_length
+        chunk_ids = np.arange(self.writer.num_tokens // size, -(-self.writer.num_tokens // size))
+        return _chunk_table(chunk_ids, chunk_ids * size, self.writer.num_tokens - chunk_ids * size, size)
+
+
+def _chunk_table(chunk_ids: Positions, token_starts: Positions, lengths: Positions, bucket: Any) -> pa.Table:
+    columns = {"chunk_id": chunk_ids, "token_start": token_starts, "length": lengths}
+    return pa.table({**columns, "bucket": np.broadcast_to(bucket, lengths.shape)})
+
+
+def rejected_row(rejected: Rejected) -> pa.Table:
+    """A row of `dropped.parquet` for a document that could not be used."""
+    nothing = dict.fromkeys(("doc_token_start", "doc_token_end", "char_start", "char_end", "num_tokens"), 0)
+    row = {"doc_id": rejected.doc_id, **nothing, "reason": rejected.reason, "place": rejected.place}
+    return pa.Table.from_pylist([row], schema=DROPPED)

@@ -1,0 +1,313 @@
+"""Commands from documents to chunks and their order, and the look-ups between them."""
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from chunk_provenance.build import Packing, build_store, differences
+from chunk_provenance.documents import Document, Rejected, find_sources, read_documents
+from chunk_provenance.formats import FormatError
+from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.mentions import MentionFile
+from chunk_provenance.order import (
+    DataOrder,
+    check_buckets,
+    compute_order,
+    load_order,
+    save_order,
+)
+from chunk_provenance.retention import count_retention, retention_section, retention_tables
+from chunk_provenance.sections import command_line, write_section
+from chunk_provenance.store import ChunkStore, open_store
+from chunk_provenance.tokenizing import load_encoder, train_tokenizer
+from chunk_provenance.verify import verify_log
+
+SECONDS_BETWEEN_LINES = 30
+
+Documents = Annotated[
+    str,
+    typer.Argument(
+        help="JSONL(.gz/.zst) or Parquet file, a folder of such, a folder saved by datasets' save_to_disk, "
+        "or hf:NAME[:CONFIG][:SPLIT]."
+    ),
+]
+Column = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="FIELD=NAME: a field (id, text, title, source, url) has another name in the files; id='#' "
+        "numbers the documents. Repeatable."
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class PackingKind(StrEnum):
+    """Values of --packing."""
+
+    buckets = "buckets"
+    fixed = "fixed"
+
+
+class Tails(StrEnum):
+    """Values of --tails."""
+
+    keep = "keep"
+    drop = "drop"
+
+
+def tokenizer(
+    documents: Documents,
+    out: Annotated[Path, typer.Argument(help="The tokenizer.json to write.")],
+    vocab_size: Annotated[int, typer.Option(help="Tokens, 256 bytes and 2 special tokens included.")] = 4096,
+    column: Column = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a byte-level BPE tokenizer with the special tokens <|endoftext|> and <|padding|>.
+
+    The same documents give the same file, byte for byte.
+
+    Example: chunk-provenance tokenizer documents.parquet tokenizer.json --vocab-size 4096
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{str(out)!r} exists: remove it, choose another place or give --overwrite")
+    found = read_documents(find_sources(documents), columns=parse_columns(column))
+    texts = (document.text for document in show_progress(found) if isinstance(document, Document))
+    content = train_tokenizer(texts, vocab_size=vocab_size)
+    unfinished = out.with_name(out.name + ".tmp")
+    unfinished.write_text(content, encoding="utf-8")
+    unfinished.replace(out)
+    trained = len(json.loads(content)["model"]["vocab"])
+    say(f"trained a tokenizer of {trained:,} tokens: {out}")
+
+
+def build(
+    documents: Documents,
+    store: Annotated[Path, typer.Argument(help="The chunk store folder to make.")],
+    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json.")],
+    mentions: Annotated[
+        Path | None, typer.Option(help="Mentions (Parquet), projected on the chunks.")
+    ] = None,
+    packing: Annotated[
+        PackingKind,
+        typer.Option(
+            help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each."
+        ),
+    ] = PackingKind.buckets,
+    min_length: Annotated[int, typer.Option(help="Smallest padded chunk length, in tokens.")] = 16,
+    max_length: Annotated[int, typer.Option(help="Largest chunk length, in tokens.")] = 256,
+    tails: Annotated[
+        Tails, typer.Option(help="What to do with ends of documents shorter than --min-length.")
+    ] = Tails.keep,
+    batch_tokens: Annotated[
+        int | None,
+        typer.Option(help="Also check that chunks of every length can fill an update of so many tokens."),
+    ] = None,
+    validation_fraction: Annotated[
+        float,
+        typer.Option(
+            help="Share of the documents, chosen by a hash of their id, for STORE/validation.", min=0, max=1
+        ),
+    ] = 0.0,
+    text: Annotated[
+        bool, typer.Option("--text/--no-text", help="Keep the documents' texts in the store.")
+    ] = True,
+    eos_token: Annotated[
+        str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
+    ] = None,
+    column: Column = None,
+    section: Annotated[
+        Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
+    ] = None,
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a chunk store: encode documents, cut them into chunks, note where every token comes from.
+
+    Prints what became of the text. A store that is there already, of the same inputs and settings, is left as
+    it is; a different one is refused unless --overwrite is given.
+
+    Example: chunk-provenance build documents.parquet store --tokenizer t.json --mentions mentions.parquet
+    """
+    columns = parse_columns(column)
+    settings = Packing(packing.value, min_length, max_length, tails.value)
+    settings.check()
+    sources = find_sources(documents)
+    encoder = load_encoder(tokenizer, eos_token=eos_token)
+    mention_file = None if mentions is None else MentionFile(mentions)
+    inputs = {
+        "documents": [source.fingerprint() for source in sources],
+        "mentions_sha256": None if mentions is None else hash_file(mentions),
+        "tokenizer_sha256": hash_text(encoder.content),
+        "eos_id": encoder.eos_id,
+        "packing": asdict(settings),
+        "columns": columns,
+        "text": text,
+        "validation_fraction": validation_fraction,
+    }
+    if overwrite or not is_up_to_date(store, inputs):
+        build_store(
+            store,
+            show_progress(read_documents(sources, columns=columns)),
+            encoder=encoder,
+            packing=settings,
+            mentions=mention_file,
+            with_text=text,
+            validation_fraction=validation_fraction,
+            inputs=inputs,
+            overwrite=overwrite,
+        )
+    report_build(open_store(store), batch_tokens=batch_tokens, section=section, as_json=as_json)
+
+
+def order(
+    store: Annotated[Path, typer.Argument(help="A chunk store.")],
+    out: Annotated[Path, typer.Argument(metavar="ORDER", help="The data order folder to make.")],
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of an update, padding included.")],
+    epochs: Annotated[int | None, typer.Option(help="See every chunk so often.", min=1)] = None,
+    updates: Annotated[int | None, typer.Option(help="Stop after so many updates.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Same store, sizes and seed: same order.", min=0)] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Decide which chunks every update trains on, before any training.
+
+    An update holds chunks of one padded length. What an epoch leaves over of a length opens the next epoch.
+
+    Example: chunk-provenance order store order --batch-tokens 4096 --epochs 2
+    """
+    opened = open_store(store)
+    wanted = compute_order(
+        opened.bucket, batch_tokens=batch_tokens, seed=seed, epochs=epochs, updates=updates
+    )
+    wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+    if not overwrite and (out / "order.json").is_file():
+        check_same_order(load_order(out), wanted, out)
+        say(f"{out} is up to date")
+    else:
+        save_order(wanted, out, overwrite=overwrite)
+    num_epochs = len(wanted.epoch_starts)
+    print(f"{wanted.num_updates:,} updates in {num_epochs} epochs, {len(wanted.ids):,} chunks, {out}")
+
+
+def check_same_order(found: DataOrder, wanted: DataOrder, path: Path) -> None:
+    """Refuse an order that is there already and differs."""
+    ends = differences(found.info, wanted.info)
+    if not ends and not (np.array_equal(found.ids, wanted.ids) and found.masked is None):
+        ends = ["other chunks or masks"]
+    if ends:
+        raise FileExistsError(
+            f"{str(path)!r} is another data order ({'; '.join(ends)}): "
+            "give --overwrite or choose another place"
+        )
+
+
+def verify(
+    order: Annotated[Path, typer.Argument(help="A data order.")],
+    metrics: Annotated[Path, typer.Argument(help="The metrics.jsonl that the training run wrote.")],
+) -> None:
+    """Check that a training run really trained on the batches of a data order; exit code 1 if it did not.
+
+    Example: chunk-provenance verify run/order run/metrics.jsonl
+    """
+    result = verify_log(load_order(order), metrics)
+    if result.step is not None:
+        expected = result.expected or "has no such update"
+        print(f"step {result.step} differs: the log says {result.logged}, the order {expected}")
+        raise typer.Exit(1)
+    missing = (
+        f", {result.num_missing:,} later or unlogged ones are not in the log" if result.num_missing else ""
+    )
+    print(f"all {result.num_verified:,} logged updates trained on the batches of the order{missing}")
+
+
+def report_build(store: ChunkStore, *, batch_tokens: int | None, section: Path | None, as_json: bool) -> None:
+    """Print what became of the text; then refuse buckets that could never be trained."""
+    counts = count_retention(store, batch_tokens=batch_tokens)
+    if section is not None:
+        write_section(retention_section(counts, command=command_line()), section)
+    if as_json:
+        print(json.dumps(counts, indent=2))
+    else:
+        for table in retention_tables(counts):
+            show_table(table["title"], table["columns"], table["rows"])
+    if batch_tokens is not None:
+        check_buckets({row["length"]: row["chunks"] for row in counts["buckets"]}, batch_tokens=batch_tokens)
+
+
+def is_up_to_date(path: Path, inputs: dict[str, Any]) -> bool:
+    """Whether a store of these inputs is there already; one of others is refused."""
+    if not (path / "meta.json").is_file():
+        return False
+    found = open_store(path).meta.get("inputs") or {}
+    if ends := differences(found, json.loads(json.dumps(inputs))):
+        raise FormatError(
+            f"{str(path)!r} was built from other inputs ({'; '.join(ends)}): "
+            "give --overwrite to build it again, or choose another place"
+        )
+    say(f"{path} is up to date")
+    return True
+
+
+def parse_columns(options: list[str] | None) -> dict[str, str]:
+    """Values of --column."""
+    columns = {}
+    for option in options or []:
+        field, equals, name = option.partition("=")
+        if not equals or not name or field not in ("id", "text", "title", "source", "url"):
+            raise ValueError(
+                f"--column {option!r}: expected id, text, title, source or url, '=' and a column's name"
+            )
+        columns[field] = name
+    return columns
+
+
+def show_progress(documents: Iterable[Document | Rejected]) -> Iterator[Document | Rejected]:
+    """The same documents, with progress on stderr: a moving line on a terminal, else a line now and then."""
+    console = Console(stderr=True)
+    characters = 0
+    began = told = time.monotonic()
+    with Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        task = progress.add_task("reading")
+        for number, document in enumerate(documents, start=1):
+            yield document
+            characters += len(document.text) if isinstance(document, Document) else 0
+            now = time.monotonic()
+            rate = characters / (now - began) / 1e6
+            words = f"{number:,} documents, {characters / 1e6:,.1f} M characters, {rate:.2f} M/s"
+            progress.update(task, description=words)
+            if not console.is_terminal and now - told > SECONDS_BETWEEN_LINES:
+                say(words)
+                told = now
+
+
+def say(words: str) -> None:
+    """Words to the user, on stderr."""
+    print(words, file=sys.stderr)
+
+
+def show_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A table on stdout; the first column left, the others right."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    Console(file=sys.stdout).print(table)

@@ -1,0 +1,115 @@
+"""The chunks' texts and the phrase search over them, kept by tantivy in the folder `text`.
+
+Words are cut by `words.py` and handed over separated by spaces, so that tantivy adds no rule of its own: once
+as they are written, once in lower case, with their positions.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tantivy
+
+from entity_index.query import Phrase
+from entity_index.words import words
+
+WRITER_MEMORY = 128_000_000
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk's text and the (first) document it comes from."""
+
+    chunk_id: int
+    text: str
+    doc_id: str
+    title: str
+    """Empty where the document has none."""
+
+
+def write_texts(folder: Path, chunks: Iterable[Chunk]) -> None:
+    """Index chunks for phrase search into a new folder. About 20,000 chunks of 1,000 characters in 15 s."""
+    folder.mkdir()
+    writer = tantivy.Index(_schema(), path=str(folder)).writer(heap_size=WRITER_MEMORY, num_threads=1)
+    for chunk in chunks:
+        cased = " ".join(words(chunk.text))
+        document = tantivy.Document()
+        document.add_unsigned("chunk_id", chunk.chunk_id)
+        document.add_text("cased", cased)
+        document.add_text("lower", cased.lower())
+        for field in ("text", "doc_id", "title"):
+            document.add_bytes(field, getattr(chunk, field).encode())
+        writer.add_document(document)
+    writer.commit()
+    writer.wait_merging_threads()
+    for file in folder.iterdir():
+        file.chmod((folder / ".tantivy-meta.lock").stat().st_mode)  # some are for the owner only
+
+
+class Texts:
+    """An opened text index."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder `write_texts` made; its files are memory-mapped."""
+        self._schema = _schema()
+        self._searcher = _open_searcher(folder)
+
+    def chunks_with(self, phrase: Phrase) -> npt.NDArray[np.int64]:
+        """Ids of the chunks that hold a phrase, ascending."""
+        query = self._phrase_query(phrase)
+        total = self._count(query)
+        if not total:
+            return np.empty(0, dtype=np.int64)
+        found = self._searcher.search(query, limit=total, order_by_field="chunk_id", order=tantivy.Order.Asc)
+        return np.fromiter((chunk_id for chunk_id, _ in found.hits), dtype=np.int64, count=total)
+
+    def count(self, phrase: Phrase) -> int:
+        """In how many chunks a phrase stands."""
+        return self._count(self._phrase_query(phrase))
+
+    def chunk(self, chunk_id: int) -> Chunk:
+        """One chunk with its text."""
+        query = tantivy.Query.term_query(self._schema, "chunk_id", chunk_id)
+        (_, address), *_ = self._searcher.search(query, limit=1).hits
+        document = self._searcher.doc(address)
+        text, doc_id, title = (bytes(document[name][0]).decode() for name in ("text", "doc_id", "title"))
+        return Chunk(chunk_id, text, doc_id, title)
+
+    def _count(self, query: tantivy.Query) -> int:
+        found: Any = self._searcher.search(query, limit=1, count=True)  # its types leave `count` out
+        return int(found.count)
+
+    def _phrase_query(self, phrase: Phrase) -> tantivy.Query:
+        wanted: list[str | tuple[int, str]] = list(words(phrase.text))
+        field = "cased" if phrase.case_sensitive else "lower"
+        if not phrase.case_sensitive:
+            wanted = [word.lower() for word in words(phrase.text)]
+        if len(wanted) == 1:
+            return tantivy.Query.term_query(self._schema, field, wanted[0])
+        return tantivy.Query.phrase_query(self._schema, field, wanted)
+
+
+def _open_searcher(folder: Path) -> tantivy.Searcher:
+    """tantivy locks a file even to read. Where that is forbidden, it gets a folder of links for a moment."""
+    if os.access(folder / ".tantivy-meta.lock", os.W_OK):
+        return tantivy.Index.open(str(folder)).searcher()
+    with tempfile.TemporaryDirectory() as links:
+        for file in folder.resolve().iterdir():
+            if file.suffix != ".lock":
+                (Path(links) / file.name).symlink_to(file)
+        return tantivy.Index.open(links).searcher()
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("chunk_id", indexed=True, fast=True)
+    builder.add_text_field("cased", tokenizer_name="whitespace")
+    builder.add_text_field("lower", tokenizer_name="whitespace")
+    for name in ("text", "doc_id", "title"):
+        builder.add_bytes_field(name, stored=True)
+    return builder.build()

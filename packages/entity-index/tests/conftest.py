@@ -1,0 +1,232 @@
+"""Tiny chunk stores made by hand, and the slow twin: brute force over the store's files."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from chunk_provenance import ChunkStore, open_store, write_store
+from entity_index import All, AnyOf, Entity, Mention, Not, Phrase, build_index, open_index
+from entity_index.words import words
+
+SCORES = ("score", "hyperlink", "entity_linking", "coref", "coref_cluster")
+
+
+def mention(chunk_id, char_start, char_end, entity, *, name=None, surface=None, **scores):
+    """A row of chunk mentions; scores not given are 0, the aggregated one the highest of the sources."""
+    if "score" not in scores:
+        scores["score"] = max(scores.values(), default=0.0)
+    places = {"chunk_id": chunk_id, "char_start": char_start, "char_end": char_end}
+    return {
+        **places,
+        "entity": entity,
+        "name": name,
+        "surface": surface,
+        **dict.fromkeys(SCORES, 0.0),
+        **scores,
+    }
+
+
+def write(path, texts, mentions=(), titles=None):
+    """A chunk store of one chunk per document, with one token per chunk, and these mentions."""
+    count = len(texts)
+    ids = [f"d{i}" for i in range(count)]
+    zeros, ones = [0] * count, [1] * count
+    write_store(
+        path,
+        tokens=np.zeros(count, dtype=np.uint32),
+        chunks=pa.table(
+            {
+                "chunk_id": pa.array(range(count), pa.int64()),
+                "token_start": pa.array(range(count), pa.int64()),
+                "length": pa.array(ones, pa.int32()),
+                "bucket": pa.array(ones, pa.int32()),
+            }
+        ),
+        segments=pa.table(
+            {
+                "chunk_id": pa.array(range(count), pa.int64()),
+                "doc_id": pa.array(ids, pa.string()),
+                "chunk_token_start": pa.array(zeros, pa.int32()),
+                "chunk_token_end": pa.array(ones, pa.int32()),
+                "doc_token_start": pa.array(zeros, pa.int64()),
+                "char_start": pa.array(zeros, pa.int64()),
+                "char_end": pa.array([len(text) for text in texts], pa.int64()),
+            }
+        ),
+        documents=pa.table(
+            {
+                "doc_id": pa.array(ids, pa.string()),
+                "title": pa.array(titles or [None] * count, pa.string()),
+                "source": pa.nulls(count, pa.string()),
+                "url": pa.nulls(count, pa.string()),
+                "text": pa.array(texts, pa.string()),
+            }
+        ),
+        mentions=mention_table(mentions, texts),
+        tokenizer_json="{}",
+        meta={"tokenizer": {"pad_id": 1, "eos_id": 2, "vocab_size": 3}},
+    )
+    return open_store(path)
+
+
+def mention_table(mentions, texts):
+    rows = sorted(mentions, key=lambda row: (row["chunk_id"], row["char_start"], row["char_end"]))
+    surfaces = [
+        row["surface"] or texts[row["chunk_id"]][row["char_start"] : row["char_end"]]
+        if texts
+        else row["surface"]
+        for row in rows
+    ]
+
+    def column(name, kind):
+        return pa.array([row[name] for row in rows], kind)
+
+    starts, ends = column("char_start", pa.int64()), column("char_end", pa.int64())
+    return pa.table(
+        {
+            "chunk_id": column("chunk_id", pa.int64()),
+            "token_start": pa.array([0] * len(rows), pa.int32()),
+            "token_end": pa.array([1] * len(rows), pa.int32()),
+            "char_start": starts,
+            "char_end": ends,
+            "doc_id": pa.array([f"d{row['chunk_id']}" for row in rows], pa.string()),
+            "doc_char_start": starts,
+            "doc_char_end": ends,
+            "surface": pa.array(surfaces, pa.string()),
+            "entity": column("entity", pa.string()),
+            "name": column("name", pa.string()),
+            **{score: column(score, pa.float32()) for score in SCORES},
+            "cluster_id": pa.nulls(len(rows), pa.int32()),
+        }
+    )
+
+
+@dataclass
+class BruteForce:
+    """Answers by reading every mention and every text in Python loops."""
+
+    store: ChunkStore
+
+    def __post_init__(self):
+        self.rows = self.store.mention_table.to_pylist()
+        self.texts = [self.store.chunk_text(i) for i in range(self.store.num_chunks)]
+
+    def search(self, query):
+        """Total, and (chunk, score, mentions, phrase spans) of the hits in order."""
+        scores = self.scores(query.where)
+        order = sorted(scores, key=lambda chunk: (-scores[chunk], chunk))[: query.limit]
+        return len(scores), [(chunk, scores[chunk], *self.places(query.where, chunk)) for chunk in order]
+
+    def scores(self, where):
+        """Chunk -> score, for the chunks that fulfil a condition."""
+        if isinstance(where, Entity):
+            found = {}
+            for row in self.rows:
+                if row["entity"] == where.entity and passes(row, where.thresholds):
+                    found[row["chunk_id"]] = max(found.get(row["chunk_id"], 0.0), row["score"])
+            return found
+        if isinstance(where, Phrase):
+            return {chunk: 0.0 for chunk, text in enumerate(self.texts) if occurrences(text, where)}
+        if isinstance(where, Not):
+            unwanted = self.scores(where.part)
+            return {chunk: 0.0 for chunk in range(self.store.num_chunks) if chunk not in unwanted}
+        parts = [self.scores(part) for part in where.parts]
+        if isinstance(where, All):
+            common = set.intersection(*map(set, parts))
+            return {chunk: float(np.float32(sum(part[chunk] for part in parts))) for chunk in common}
+        assert isinstance(where, AnyOf)
+        return {chunk: max(part[chunk] for part in parts if chunk in part) for chunk in set().union(*parts)}
+
+    def places(self, where, chunk):
+        """The mentions and spans in a chunk that a hit must show."""
+        if isinstance(where, Entity):
+            rows = [
+                as_mention(i, row)
+                for i, row in enumerate(self.rows)
+                if row["chunk_id"] == chunk
+                and row["entity"] == where.entity
+                and passes(row, where.thresholds)
+            ]
+            return tuple(sorted(rows)), ()
+        if isinstance(where, Phrase):
+            return (), tuple(occurrences(self.texts[chunk], where))
+        if isinstance(where, Not):
+            return (), ()
+        parts = [self.places(part, chunk) for part in where.parts]
+        mentions, spans = (set().union(*column) for column in zip(*parts, strict=True))
+        return tuple(sorted(mentions)), tuple(sorted(spans))
+
+    @staticmethod
+    def passes(row, thresholds):
+        return passes(row, thresholds)
+
+    @staticmethod
+    def as_mention(number, row):
+        return as_mention(number, row)
+
+
+def passes(row, thresholds):
+    return any(np.float32(row[source]) >= np.float32(least) for source, least in thresholds.active().items())
+
+
+def as_mention(number, row):
+    return Mention(
+        row["char_start"], row["char_end"], row["entity"], *(row[score] for score in SCORES), row=number
+    )
+
+
+def occurrences(text, phrase):
+    """Spans of a phrase in an ASCII text: words, then anything that is no word between them."""
+    pattern = r"\W+".join(map(re.escape, words(phrase.text)))
+    flags = 0 if phrase.case_sensitive else re.IGNORECASE
+    return [match.span(1) for match in re.finditer(rf"(?<![\w'])(?=({pattern})(?![\w']))", text, flags)]
+
+
+@pytest.fixture
+def make_store(tmp_path):
+    """Write a chunk store: texts, mention rows, titles."""
+    numbers = iter(range(1000))
+    return lambda texts, mentions=(), titles=None: write(
+        tmp_path / f"store{next(numbers)}", texts, mentions, titles
+    )
+
+
+@pytest.fixture
+def make_index(make_store):
+    """Write a chunk store and open its index."""
+
+    def make(texts, mentions=(), titles=None):
+        store = make_store(texts, mentions, titles)
+        path = Path(f"{store.path}-index")
+        build_index(store.path, path)
+        return open_index(path)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def write_store_of():
+    """Write a chunk store to a path: texts, mention rows, titles."""
+    return write
+
+
+@pytest.fixture(scope="session")
+def row():
+    """Make a row of chunk mentions."""
+    return mention
+
+
+@pytest.fixture(scope="session")
+def build_pair():
+    """An index in a folder, and the slow twin that reads its store."""
+
+    def build(folder, texts, mentions):
+        store = write(folder / "store", texts, mentions)
+        build_index(store.path, folder / "index")
+        return open_index(folder / "index"), BruteForce(store)
+
+    return build

@@ -1,0 +1,117 @@
+"""What a run will need, before it starts: parameters, tokens, steps, memory, disk. No weight is made."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from transformers import PreTrainedConfig
+
+from chunk_provenance import open_store
+from olmo_trainer import checkpoint, setup
+from olmo_trainer.config import TrainConfig
+from olmo_trainer.model import count_parameters
+from olmo_trainer.train import tokens_by_step
+
+TRAINING_BYTES = 16  # a parameter: weight, gradient and two moments, float32
+RESUME_BYTES = 12  # a parameter: weight and two moments
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Numbers of a run, from its configuration."""
+
+    parameters: int
+    embedding_parameters: int
+    tokens: int
+    """Real tokens over all updates; padding is not counted."""
+    padding: float
+    """Part of the trained rows that is padding."""
+    updates: int
+    epochs: int
+    updates_per_bucket: dict[int, int]
+    """Padded length of the rows -> updates."""
+    memory_bytes: int
+    """Weights, gradients and moments, and an estimate of what a micro-batch keeps for its backward pass."""
+    exports: list[int]
+    disk_bytes: int
+    """Exports, and the resume states that exist at the same time."""
+    free_bytes: int
+    device: str
+
+
+def make_plan(config: TrainConfig, run: Path) -> Plan:
+    """Open the data, count, and multiply."""
+    store = open_store(config.data.store)
+    order = setup.make_order(config.data, store, seed=config.seed.data)
+    model = setup.make_meta_model(config.model, store)
+    parameters = count_parameters(model)
+    export = config.checkpoint.export
+    exports = checkpoint.export_steps(
+        total=order.num_updates, every=export.every, log_until=export.log_until, steps=export.steps
+    )
+    tokens = int(tokens_by_step(store, order)[-1])
+    padded = int(store.bucket[order.ids].sum(dtype=np.int64))
+    first = store.bucket[order.ids[order.offsets[:-1]]]
+    buckets, counts = np.unique(first, return_counts=True)
+    export_bytes = parameters * setup.export_dtype(config, parameters).itemsize
+    states = config.checkpoint.resume.keep_last + 1  # the newest is written before the oldest goes
+    return Plan(
+        parameters=parameters,
+        embedding_parameters=setup.input_embeddings(model).weight.numel(),
+        tokens=tokens,
+        padding=1 - tokens / padded,
+        updates=order.num_updates,
+        epochs=len(order.epoch_starts),
+        updates_per_bucket=dict(zip(buckets.tolist(), counts.tolist(), strict=True)),
+        memory_bytes=parameters * TRAINING_BYTES + activation_bytes(config, model.config),
+        exports=exports,
+        disk_bytes=len(exports) * export_bytes + states * parameters * RESUME_BYTES,
+        free_bytes=shutil.disk_usage(_existing(run)).free,
+        device=str(setup.choose_device(config)),
+    )
+
+
+def activation_bytes(config: TrainConfig, model_config: PreTrainedConfig) -> int:
+    """Roughly what one micro-batch keeps: 24 d_model and 6 d_ffn values a token and layer, and logits."""
+    tokens = config.micro_batch_tokens or config.data.batch_tokens
+    d_model, layers = int(model_config.hidden_size), int(model_config.num_hidden_layers)
+    d_ffn = int(getattr(model_config, "intermediate_size", None) or 4 * d_model)
+    value_bytes = 4 if config.precision == "float32" else 3  # autocast keeps some of them in float32
+    logits = 3 * 4 * min(tokens, config.loss.chunk_tokens) * int(model_config.vocab_size)
+    return value_bytes * tokens * layers * (24 * d_model + 6 * d_ffn) + logits
+
+
+def check_disk(plan: Plan) -> None:
+    """Refuse a run whose checkpoints do not fit.
+
+    Raises:
+        ValueError: with the numbers and what to change.
+    """
+    if plan.disk_bytes > plan.free_bytes:
+        raise ValueError(
+            f"the run writes {plan.disk_bytes / 1e9:.1f} GB of checkpoints, "
+            f"{plan.free_bytes / 1e9:.1f} GB are free: export less often (checkpoint.export.every), "
+            "in bfloat16, or elsewhere"
+        )
+
+
+def describe(plan: Plan) -> str:
+    """The plan as lines of text."""
+    buckets = ", ".join(f"{count:,} of length {size}" for size, count in plan.updates_per_bucket.items())
+    return "\n".join(
+        [
+            f"parameters  {plan.parameters:,}, of them {plan.embedding_parameters:,} input embeddings",
+            f"tokens      {plan.tokens:,} in {plan.epochs} epochs; {plan.padding:.1%} of the rows is padding",
+            f"updates     {plan.updates:,}: {buckets}",
+            f"memory      about {plan.memory_bytes / 1e9:.2f} GB on {plan.device}",
+            f"disk        {plan.disk_bytes / 1e9:.2f} GB: {len(plan.exports)} exports, and resume states",
+            f"            {plan.free_bytes / 1e9:.1f} GB are free",
+        ]
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the closest parent that exists."""
+    path = path.absolute()
+    return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -1,0 +1,142 @@
+"""The command `olmo-trainer train`: configuration in, run folder out, words on stderr."""
+
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+INTERRUPTED = 85  # so that a job script can tell "stopped in good order, call again" from a failure
+PLAIN_INTERVAL = 10.0  # seconds between lines where stderr is no terminal
+
+
+def train(
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.yaml", help="Configuration file; keys in the README.")
+    ],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of the run; made if absent, continued if not finished.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, such as optim.lr=3e-4."),
+    ] = None,
+    stop_at: Annotated[
+        int | None, typer.Option(min=1, help="Stop after this step; the same command without it goes on.")
+    ] = None,
+    resume: Annotated[
+        Literal["auto", "must", "never"],
+        typer.Option(help="Continue a run that is there: if there is one, in any case, or refuse to."),
+    ] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run needs, and stop.")] = False,
+) -> None:
+    """Train a model, and record which chunks each step saw.
+
+    Writes RUN/step0, step1, step2, step4 ... as Hugging Face folders, RUN/order (the data order, before
+    step 0), RUN/metrics.jsonl and RUN/resume. A killed run continues with the same command.
+
+    Example: olmo-trainer train tiny.yaml runs/tiny --set optim.lr=1e-3
+    """
+    from transformers.utils.logging import disable_progress_bar
+
+    from olmo_trainer.config import TrainConfig, load_config
+    from olmo_trainer.plan import check_disk, describe, make_plan
+    from olmo_trainer.train import DivergedError
+    from olmo_trainer.train import train as run_training
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every export
+    resolved = load_config(TrainConfig, config, settings or [])
+    plan = make_plan(resolved, run)
+    typer.echo(describe(plan), err=not dry_run)
+    if not (run / "metrics.jsonl").exists():
+        check_disk(plan)
+    if dry_run:
+        return
+    stop = _StopSignal()
+    with _Reporter() as report:
+        try:
+            outcome = run_training(
+                resolved,
+                run,
+                stop_at=stop_at,
+                resume=resume,
+                should_stop=lambda: stop.received,
+                on_step=report.step,
+            )
+        except DivergedError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(1) from error
+    finished = "finished" if outcome.step == outcome.total else "stopped"
+    typer.echo(f"{finished} at step {outcome.step} of {outcome.total}: {run}", err=True)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+class _StopSignal:
+    """Remembers SIGTERM, SIGUSR1 (Slurm's warning) or the first Ctrl-C; the step in progress ends well."""
+
+    def __init__(self) -> None:
+        self.received = False
+        for name in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+            signal.signal(name, self._note)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self.received = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a second Ctrl-C ends at once
+
+
+class _Reporter:
+    """Progress on stderr: a bar on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        self._printed = time.monotonic() - PLAIN_INTERVAL
+        self._begun: tuple[float, int] | None = None
+
+    def __enter__(self) -> "_Reporter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def step(self, logged: dict[str, Any], total: int) -> None:
+        """Show a step."""
+        numbers = f"loss {logged['loss']:.3f}  {logged['tokens_per_second']:,.0f} tokens/s"
+        if self._console.is_terminal:
+            self._show_bar(logged["step"], total, numbers)
+        elif time.monotonic() - self._printed >= PLAIN_INTERVAL or logged["step"] == total:
+            self._printed = time.monotonic()
+            self._console.print(
+                f"step {logged['step']}/{total}  {numbers}{self._time_left(logged['step'], total)}",
+                highlight=False,
+            )
+
+    def _show_bar(self, step: int, total: int, numbers: str) -> None:
+        if self._bar is None:
+            self._bar = _make_bar(self._console)
+            self._bar.add_task("step", total=total, completed=step, numbers=numbers)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=step, numbers=numbers)
+
+    def _time_left(self, step: int, total: int) -> str:
+        now = time.monotonic()
+        if self._begun is None:
+            self._begun = (now, step)
+            return ""
+        begun, first = self._begun
+        return f"  {(now - begun) / max(step - first, 1) * (total - step):.0f} s left"
+
+
+def _make_bar(console: Any) -> "Progress":
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("step"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"))
+    return Progress(*columns, TimeRemainingColumn(), console=console)
