@@ -171,6 +171,7 @@ def _write_section(
 ) -> None:
     from entity_annotate.tables import write_json
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     section = {
         "format": "report-section",
         "version": 1,
