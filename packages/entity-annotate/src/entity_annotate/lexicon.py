@@ -58,11 +58,6 @@ class Lexicon:
         """Return a matcher of all names."""
         return Matcher(self.meanings)
 
-    def prior(self, surface: str, entity: str) -> float:
-        """Return how much of a name's evidence is for this entity."""
-        meanings = self.meanings.get(surface)
-        return meanings[entity] / meanings.total() if meanings else 0.0
-
     def link_probability(self, surface: str) -> float:
         """Return how often the name is linked where it stands; 0 for one never linked."""
         linked = self.linked[surface]
