@@ -133,7 +133,7 @@ def load_config(reference: Reference) -> PreTrainedConfig:
         what = (
             "has no config.json: expected a folder written by save_pretrained"
             if Path(reference.path).is_dir()
-            else "is no local folder, and neither the hub nor its cache here has its config.json: check the name"
+            else "is no local folder, and neither the hub nor its cache here has a config.json of it"
         )
         raise FileNotFoundError(f"model {str(reference)!r} {what}")
     try:
