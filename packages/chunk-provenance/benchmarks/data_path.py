@@ -81,10 +81,12 @@ def measure_arrays(num_tokens: int) -> list[tuple[str, int, str, float]]:
     mention_ends = np.minimum(mention_ends, last)
     limits = {"min_length": 64, "max_length": 2048}
     none = merge_spans(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
+    pairs = np.flatnonzero(rng.random(total) < 0.2)  # a fifth of all tokens continues a word
+    words = merge_spans(pairs, np.minimum(pairs + 2, bounds[np.searchsorted(bounds, pairs, side="right")]))
 
     def pack() -> tuple[Any, Any]:
         mentions = merge_spans(mention_starts, mention_ends)
-        return pack_buckets(bounds, mentions=mentions, characters=none, **limits)
+        return pack_buckets(bounds, mentions=mentions, words=words, characters=none, **limits)
 
     starts, ends = pack()
     zeros = np.zeros_like(starts)

@@ -81,7 +81,9 @@ def make_cloze_probes(
         raise ValueError(f"{str(store.path)!r} was built with --no-text: cloze probes need the texts")
     links, titles = find_links(store)
     if not links:
-        raise ValueError(f"{str(store.path)!r} has no hyperlinks among its mentions: build it with --mentions")
+        raise ValueError(
+            f"{str(store.path)!r} has no hyperlinks among its mentions: build it with --mentions"
+        )
     targets = find_targets(links, titles, aliases)
     subjects = {target.name: entity for entity, target in targets.items()}
     if aliases is not None:
@@ -90,7 +92,8 @@ def make_cloze_probes(
     chosen = heapq.nsmallest(max_probes, candidates, key=lambda item: _draw(item[1]["fact_id"], seed))
     neighbours = _sort_alike(targets)
     rows = [
-        {**probe, "distractors": choose_distractors(probe, targets, neighbours)} for _, probe in sorted(chosen, key=_place)
+        {**probe, "distractors": choose_distractors(probe, targets, neighbours)}
+        for _, probe in sorted(chosen, key=_place)
     ]
     return pa.Table.from_pylist(rows, schema=PROBES)
 
@@ -145,7 +148,9 @@ def _cut_sentences(
     store: ChunkStore, links: dict[str, list[Link]], targets: dict[str, Target], subjects: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     """One probe without distractors for every document and target that has a fitting sentence."""
-    with open_table(store.path / "documents.parquet", "stored-documents", ["doc_id", "title", "text"]) as file:
+    with open_table(
+        store.path / "documents.parquet", "stored-documents", ["doc_id", "title", "text"]
+    ) as file:
         for batch in file.iter_batches(batch_size=256, columns=["doc_id", "title", "text"]):
             for row in batch.to_pylist():
                 if row["title"] and row["doc_id"] in links:
@@ -165,7 +170,9 @@ def _probes_of(
         if prompt is None or any(name in prompt.casefold() for name in target.names):
             continue
         used.add(link.entity)
-        accepted = dict.fromkeys([link.surface, target.label, QUALIFIER.sub("", target.name), *target.aliases])
+        accepted = dict.fromkeys(
+            [link.surface, target.label, QUALIFIER.sub("", target.name), *target.aliases]
+        )
         yield {
             "fact_id": f"{subject}|{link.entity}",
             "probe_id": f"{document['doc_id']}:{link.char_start}",
@@ -190,7 +197,9 @@ def cut_before(text: str, char_start: int) -> str | None:
     begin = max(char_start - MAX_PROMPT, 0)
     window = text[begin:char_start]
     ends = [
-        match.end() for match in SENTENCE_END.finditer(window) if not ABBREVIATION.search(window[: match.start()])
+        match.end()
+        for match in SENTENCE_END.finditer(window)
+        if not ABBREVIATION.search(window[: match.start()])
     ]
     if not ends and begin:
         return None
