@@ -1,7 +1,7 @@
 """Checkpoints: exports for ever, which anyone opens, and resume states, which the run itself continues from.
 
-Every one is written as a folder beside its place, synced to disk, sealed with COMPLETE.json (size and sha256 of each
-file) and renamed: a folder under its final name is whole, whenever the process was killed.
+Every one is written as a folder beside its place, synced to disk, sealed with COMPLETE.json (size and sha256
+of each file) and renamed: a folder under its final name is whole, whenever the process was killed.
 An export costs 4 (float32) or 2 bytes a parameter, a resume state 12.
 """
 
@@ -100,7 +100,7 @@ def export(
     dtype: torch.dtype,
     state: dict[str, Any],
 ) -> None:
-    """Write a Hugging Face folder, with `state` as trainer_state.json; one that is there already is left alone."""
+    """Write a Hugging Face folder, with `state` as trainer_state.json; one that exists is left alone."""
     if folder.exists():
         logger.info("%s is already exported", folder)
         return
@@ -137,7 +137,7 @@ def resume_folders(folder: Path) -> list[tuple[int, Path]]:
 
 
 def newest_resume_state(folder: Path) -> Path | None:
-    """The newest undamaged resume state. Damaged ones are renamed step{N}.damaged, with a warning, and passed over."""
+    """The newest undamaged resume state. Damaged ones are renamed step{N}.damaged, with a warning."""
     for _, path in reversed(resume_folders(folder)):
         try:
             verify(path)
