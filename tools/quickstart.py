@@ -2,9 +2,9 @@
 
     uv run tools/quickstart.py [OUT] [--dump PATH [--probes PATH]] [--updates 370]
 
-Strings the packages' public commands together, prints each as it runs it, and writes OUT/report.html. Takes ten
-minutes or less on two cores. A run that was stopped continues where it stopped when it is started again; a step
-whose command or predecessors changed is run again.
+Strings the packages' public commands together, prints each as it runs it, and writes OUT/report.html. Takes
+ten minutes or less on two cores. A run that was stopped continues where it stopped when it is started again; a
+step whose command or predecessors changed is run again.
 """
 
 import argparse

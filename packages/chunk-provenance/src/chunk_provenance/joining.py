@@ -24,8 +24,8 @@ from chunk_provenance.dynamics import (
 from chunk_provenance.exposures import find_exposures
 from chunk_provenance.facts import FactChunks, read_answers, read_fact_chunks
 from chunk_provenance.formats import FormatError, check_format, open_table, write_json, write_table
+from chunk_provenance.hashing import hash_file
 from chunk_provenance.order import DataOrder, load_order
-from chunk_provenance.store_writer import hash_file
 
 TABLES = {
     "facts": "dynamics-facts",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,18 +13,45 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from chunk_provenance.dynamics import DEFAULT_BINS
+from chunk_provenance.dynamics import DEFAULT_BINS, check_join, facts_table, read_knowledge
 from chunk_provenance.dynamics_section import describe_rho, dynamics_section, summary_rows
-from chunk_provenance.facts import Evidence, distinct_facts, find_fact_chunks, read_probes, write_fact_chunks
+from chunk_provenance.exposures import find_exposures
+from chunk_provenance.facts import (
+    Evidence,
+    FactChunks,
+    distinct_facts,
+    find_fact_chunks,
+    read_answers,
+    read_fact_chunks,
+    read_probes,
+    write_fact_chunks,
+)
 from chunk_provenance.joining import check_free, join_files, save_dynamics
+from chunk_provenance.order import DataOrder, load_order
 from chunk_provenance.sections import command_line, write_section
+from chunk_provenance.sections import section as section_of
 from chunk_provenance.store import open_store
+from chunk_provenance.trace import PICKS, Trace, pick_facts, trace_fact
+from chunk_provenance.trace_section import (
+    curve_table,
+    describe_passages,
+    describe_trace,
+    highlight,
+    last_passages,
+    passage_header,
+    trace_section,
+)
 
 Section = Annotated[
     Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+MaxRank = Annotated[int, typer.Option(help="A fact is known if its answer ranks so high.")]
+Consecutive = Annotated[
+    int, typer.Option(help="A fact is learned once it stays known for so many checkpoints.")
+]
+NAMES = ["subject_name", "relation", "answer_name"]
 
 
 def facts(
@@ -91,10 +119,8 @@ def dynamics(
     intervals: Annotated[
         str | None, typer.Option(help="Checkpoints that bound the intervals, e.g. 0,100,200 (default: all).")
     ] = None,
-    consecutive: Annotated[
-        int, typer.Option(help="A fact is learned once it stays known for so many checkpoints.")
-    ] = 2,
-    max_rank: Annotated[int, typer.Option(help="A fact is known if its answer ranks so high.")] = 1,
+    consecutive: Consecutive = 2,
+    max_rank: MaxRank = 1,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap interval of rho.")] = 0,
     section: Section = None,
     overwrite: Overwrite = False,
@@ -131,6 +157,124 @@ def dynamics(
     print(describe_rho(result.info["summary"]["earliness"]))
 
 
+def trace(
+    fact: Annotated[str | None, typer.Argument(help="A fact_id or probe_id.", show_default=False)] = None,
+    *,
+    store: Annotated[Path, typer.Option(help="Chunk store folder.")],
+    order: Annotated[Path, typer.Option(help="Data order folder of the run.")],
+    fact_chunks: Annotated[Path, typer.Option("--facts", help="Fact chunks, as 'facts' writes them.")],
+    answers: Annotated[Path, typer.Option(help="Answers per checkpoint.")],
+    probes: Annotated[Path, typer.Option(help="Probes, Parquet or JSONL.")],
+    show_list: Annotated[bool, typer.Option("--list", help="List facts worth a look, by kind.")] = False,
+    pick: Annotated[
+        str | None, typer.Option(help=f"Trace the first fact of a kind of --list: {', '.join(PICKS)}.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Passages to show (or facts a kind); the last ones.")
+    ] = 10,
+    consecutive: Consecutive = 2,
+    max_rank: MaxRank = 1,
+    section: Section = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show when a fact was known, and the passages that the run had read before it was learned.
+
+    Mentions of the subject and of the answer are highlighted. Give one of FACT, --list and --pick.
+
+    Example: chunk-provenance trace fact-7 --store store --order run/order --facts fact_chunks.parquet
+    --answers answers.parquet --probes probes.parquet
+    """
+    if (fact is not None) + show_list + (pick is not None) != 1:
+        raise ValueError("give one of FACT, --list and --pick")
+    if pick is not None and pick not in PICKS:
+        raise ValueError(f"--pick takes one of {list(PICKS)}, found {pick!r}")
+    given = {
+        "store": open_store(store),
+        "order": load_order(order),
+        "fact_chunks": read_fact_chunks(fact_chunks),
+        "answers": read_answers(answers),
+        "probes": read_probes(probes),
+    }
+    known_as: dict[str, Any] = {"max_rank": max_rank, "consecutive": consecutive}
+    if fact is None:
+        picked = list_facts(given["order"], given["fact_chunks"], given["answers"], limit=limit, **known_as)
+        if pick is None:
+            show_facts(picked, given["probes"], as_json=as_json)
+            return
+        if not picked[pick]:
+            show_no_fact(pick, section)
+            return
+        fact = picked[pick][0]["fact_id"]
+    found = trace_fact(fact, **given, **known_as)
+    if section is not None:
+        write_section(trace_section(found, command=command_line(), limit=limit), section)
+    if as_json:
+        print_json(asdict(found))
+    else:
+        show_trace(found, limit=limit)
+
+
+def list_facts(
+    order: DataOrder, fact_chunks: FactChunks, answers: pa.Table, *, limit: int, **known_as: Any
+) -> dict[str, list[dict[str, Any]]]:
+    """The facts of each kind of `PICKS`, with their exposures and when they were learned."""
+    knowledge = read_knowledge(answers)
+    check_join(order.num_updates, knowledge, fact_chunks.table)
+    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids)
+    table = facts_table(knowledge, exposures, **known_as)
+    shown = table.select(["fact_id", "exposures", "learned_at"])
+    return {kind: shown.take(rows).to_pylist() for kind, rows in pick_facts(table, count=limit).items()}
+
+
+def show_facts(picked: dict[str, list[dict[str, Any]]], probes: pa.Table, *, as_json: bool) -> None:
+    """Print the picked facts with their names."""
+    names = {row["fact_id"]: row for row in probes.select(["fact_id", *NAMES]).to_pylist()}
+    rows = [
+        {"kind": kind, **row, **{name: names.get(row["fact_id"], {}).get(name) for name in NAMES}}
+        for kind, facts_of_kind in picked.items()
+        for row in facts_of_kind
+    ]
+    if as_json:
+        print_json(rows)
+        return
+    columns = ["kind", "fact_id", "fact", "exposures", "learned at"]
+    cells = [
+        [
+            row["kind"],
+            row["fact_id"],
+            ", ".join(str(row[name]) for name in NAMES),
+            row["exposures"],
+            row["learned_at"],
+        ]
+        for row in rows
+    ]
+    show_table("Facts worth a look", columns, cells)
+    for kind, words in PICKS.items():
+        print(f"{kind}: {words}")
+
+
+def show_no_fact(pick: str, path: Path | None) -> None:
+    """Say that the run has no fact of the wanted kind, in the section, too."""
+    words = f"No fact of this run is of the kind {pick!r} ({PICKS[pick]})."
+    if path is not None:
+        write_section(section_of("Trace", command=command_line(), summary=words), path)
+    print(words)
+
+
+def show_trace(found: Trace, *, limit: int) -> None:
+    """Print the curve and the passages with their mentions highlighted."""
+    print(f"{found.fact_id}: {found.subject_name}, {found.relation}, {found.answer_name}")
+    print(describe_trace(found))
+    table = curve_table(found)
+    show_table(table["title"], table["columns"], table["rows"])
+    print(describe_passages(found, limit))
+    console = Console(file=sys.stdout, highlight=False)
+    for passage in last_passages(found, limit):
+        console.print()
+        console.print(passage_header(passage), style="dim", markup=False)
+        console.print(highlight(passage))
+
+
 def parse_numbers(text: str, option: str) -> list[int]:
     """Numbers separated by commas."""
     try:
@@ -148,7 +292,7 @@ def show_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Print a table on stdout; first column left, the others right."""
     table = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number == 0 else "right")
+        table.add_column(column, justify="left" if number == 0 else "right", overflow="fold")
     for row in rows:
         table.add_row(*("-" if value is None else str(value) for value in row))
     Console(file=sys.stdout).print(table)

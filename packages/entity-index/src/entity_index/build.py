@@ -66,7 +66,7 @@ def build_index(
         progress("sorting mentions", 0, counts["num_postings"])
         counts["num_entities"] = _write_entities(database, unfinished)
         _write_postings(database, unfinished, counts, progress)
-        _write_names(database, unfinished)
+        _write_names(database, unfinished, progress)
         write_texts(unfinished / "text", _chunks(database, store, progress))
     shutil.rmtree(unfinished / "sort", ignore_errors=True)
     write_manifest(unfinished, _describe(store, counts))
@@ -132,7 +132,8 @@ def _check_mentions(database: duckdb.DuckDBPyConnection, store: ChunkStore) -> d
         raise FormatError(f"{str(path)!r} has a mention that ends before it begins, or outside a text")
     if not (least >= 0 and greatest <= 1):
         raise FormatError(f"{str(path)!r} has scores from {least} to {greatest}, expected 0 to 1")
-    return {"num_postings": num_postings, "num_chunks": store.num_chunks}
+    num_mentions = _row(database, "SELECT count(*) FROM stored_mention")[0]
+    return {"num_mentions": num_mentions, "num_postings": num_postings, "num_chunks": store.num_chunks}
 
 
 def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> int:
@@ -170,8 +171,11 @@ def _write_postings(
 ) -> None:
     """The external sort: one row per mention with an entity, by entity and chunk."""
     total, num_chunks = counts["num_postings"], counts["num_chunks"]
-    stored_rows = _row(database, "SELECT count(*) FROM stored_mention")[0]
-    types = {"chunk_id": smallest_type(num_chunks), **COLUMNS, "mention_row": smallest_type(stored_rows)}
+    types = {
+        "chunk_id": smallest_type(num_chunks),
+        **COLUMNS,
+        "mention_row": smallest_type(counts["num_mentions"]),
+    }
     files = {name: create(folder / f"{name}.npy", dtype, total) for name, dtype in types.items()}
     names = ", ".join(["chunk_id", *COLUMNS, "row AS mention_row"])
     filled = 0
@@ -184,13 +188,11 @@ def _write_postings(
         progress("writing postings", filled, total)
     assert filled == total, f"{filled} of {total} postings arrived"
     write_chunk_order(folder, files["chunk_id"], num_chunks)
-    for file in files.values():
-        file.flush()
     footprints = create(folder / "footprints.npy", np.int64, counts["num_entities"])
     footprints[:] = open_postings(folder).count_chunks(DEFAULT_THRESHOLDS)
 
 
-def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _write_names(database: duckdb.DuckDBPyConnection, folder: Path, progress: Progress) -> None:
     """Which entities a string names, with the number of chunks where it does.
 
     An entity's own name counts in every chunk that mentions it (default thresholds); another string where
@@ -226,6 +228,7 @@ def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         for name, file in numbers.items():
             file[filled : filled + len(batch)] = batch[name].to_numpy()
         filled += len(batch)
+        progress("writing names", filled, num_names)
     _write_names_by_entity(database, folder, num_names)
 
 
