@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+
 from chunk_provenance.facts import read_probes
 
 
