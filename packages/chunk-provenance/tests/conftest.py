@@ -1,9 +1,20 @@
 """Tiny inputs made by hand."""
 
+import re
+
 import pyarrow as pa
 import pytest
+from hypothesis import settings
 
 from chunk_provenance import open_store, write_store
+from chunk_provenance.cli import main
+from chunk_provenance.formats import write_table
+from chunk_provenance.hashing import hash_text
+from chunk_provenance.mentions import SCHEMA as MENTIONS_FILE
+from chunk_provenance.tokenizing import train_tokenizer
+
+settings.register_profile("steady", deadline=None, derandomize=True)  # no clock, no luck
+settings.load_profile("steady")
 
 # One token per character, so that every number below can be read off the texts.
 TEXTS = {"d1": "Ada met Bob.", "d2": "Bob ran."}
@@ -82,3 +93,52 @@ def mention_rows(rows):
             "cluster_id": pa.nulls(len(rows), pa.int32()),
         }
     )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_json():
+    """A byte-level tokenizer that splits rare characters over several tokens."""
+    return train_tokenizer(["Ada met Bob in Bath. Bob ran home.", "She met him again."], vocab_size=300)
+
+
+@pytest.fixture
+def make_mentions(tmp_path):
+    """Writes a mentions file of every place where some names stand in some documents; returns its path."""
+
+    def write(documents, names, *, order=1, **changed):
+        rows = [
+            {
+                "doc_id": document.doc_id,
+                "text_sha256": hash_text(document.text),
+                "char_start": found.start(),
+                "char_end": found.end(),
+                "surface": found.group(),
+                "entity": names[found.group()],
+                "name": None,
+                **dict.fromkeys(["score", "hyperlink"], 1.0),
+                **dict.fromkeys(["entity_linking", "coref", "coref_cluster"], 0.0),
+                "cluster_id": None,
+                **changed,
+            }
+            for document in documents
+            for found in re.finditer("|".join(map(re.escape, names)), document.text)
+        ]
+        path = tmp_path / "mentions.parquet"
+        write_table(pa.Table.from_pylist(rows[::order], schema=MENTIONS_FILE), path, "mentions")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["chunk-provenance", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run

@@ -17,7 +17,8 @@ SCORES = ("score", "hyperlink", "entity_linking", "coref", "coref_cluster")
 
 def mention(chunk_id, char_start, char_end, entity, *, name=None, surface=None, **scores):
     """A row of chunk mentions; scores not given are 0, the aggregated one the highest of the sources."""
-    scores.setdefault("score", max(scores.values(), default=0.0))
+    if "score" not in scores:
+        scores["score"] = max(scores.values(), default=0.0)
     places = {"chunk_id": chunk_id, "char_start": char_start, "char_end": char_end}
     return {
         **places,
@@ -205,6 +206,12 @@ def make_index(make_store):
         return open_index(path)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def write_store_of():
+    """Write a chunk store to a path: texts, mention rows, titles."""
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,10 @@ class Packing:
         """Refuse settings that contradict each other."""
         if self.kind == "buckets":
             check_lengths(self.min_length, self.max_length)
-        elif self.tails == "drop":
+            return
+        if self.max_length < 2:
+            raise ValueError(f"--max-length {self.max_length} is too short for a chunk")
+        if self.tails == "drop":
             raise ValueError(
                 "--tails drop has no meaning with --packing fixed: only the last chunk of all can be short, "
                 "it is padded"
@@ -68,6 +71,7 @@ def build_store(
     validation_fraction: float = 0.0,
     inputs: dict[str, Any] | None = None,
     overwrite: bool = False,
+    batch_chars: int = BATCH_CHARS,
 ) -> None:
     """Write a chunk store, and another one inside it (`validation`) where a fraction is held back for that.
 
@@ -81,6 +85,7 @@ def build_store(
         validation_fraction: share of documents, chosen by a hash of their id, that go to `path/validation`.
         inputs: what the store is made from, for `meta.json`; see `differences`.
         overwrite: replace a chunk store at `path`.
+        batch_chars: about how many characters to hold in memory; the result does not depend on it.
 
     Raises:
         FileExistsError: `path` exists.
@@ -94,7 +99,7 @@ def build_store(
         if validation_fraction:
             inside = StoreWriter(writer.folder / "validation", with_text=with_text)
             validation = _Part(unfinished.enter_context(inside), encoder, packing, with_text)
-        for batch in _batches(training.note_rejected(documents)):
+        for batch in _batches(training.note_rejected(documents), batch_chars):
             held_back = {
                 d.doc_id for d in batch if validation and is_held_back(d.doc_id, validation_fraction)
             }
@@ -103,13 +108,14 @@ def build_store(
                 validation.add([d for d in batch if d.doc_id in held_back], mentions)
         meta: dict[str, Any] = {"inputs": inputs}
         if validation is not None:
-            meta["validation_meta_sha256"] = validation.seal(
-                meta, "--validation-fraction chooses no document"
-            )
+            _check_shares(training, validation, validation_fraction)
+            meta["validation_meta_sha256"] = validation.seal(meta)
         if mentions is not None:
             rows, examples = mentions.unclaimed()
-            meta["mentions_of_unknown_documents"] = {"rows": rows, "examples": examples}
-        training.seal(meta, "there is no usable document")
+            meta["mentions_of_other_documents"] = {"rows": rows, "examples": examples}
+        if writer.num_documents == 0:
+            raise ValueError(describe_reasons(training.rejected))
+        training.seal(meta)
 
 
 def is_held_back(doc_id: str, fraction: float) -> bool:
@@ -140,16 +146,16 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 def _short(value: Any) -> str:
     words = json.dumps(value, ensure_ascii=False)
-    return words if len(words) <= 80 else words[:77] + "..."
+    return words if len(words) <= 40 else words[:37] + "..."
 
 
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+def _batches(documents: Iterable[Document], batch_chars: int) -> Iterator[list[Document]]:
     batch: list[Document] = []
     size = 0
     for document in documents:
         batch.append(document)
         size += len(document.text)
-        if size >= BATCH_CHARS:
+        if size >= batch_chars:
             yield batch
             batch, size = [], 0
     if batch:
@@ -165,6 +171,7 @@ class _Part:
         self.packing = packing
         self.with_text = with_text
         self.mention_counts: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter()
         self._open_chars = 0  # fixed packing: characters in the chunk that the next batch continues
 
     def note_rejected(self, documents: Iterable[Document | Rejected]) -> Iterator[Document]:
@@ -173,6 +180,7 @@ class _Part:
             if isinstance(document, Document):
                 yield document
             else:
+                self.rejected[document.reason] += 1
                 self.writer.append(dropped=rejected_row(document))
 
     def add(self, documents: list[Document], mentions: MentionFile | None) -> None:
@@ -193,10 +201,8 @@ class _Part:
             documents=batch.document_rows(with_text=self.with_text),
         )
 
-    def seal(self, meta: dict[str, Any], if_empty: str) -> str:
+    def seal(self, meta: dict[str, Any]) -> str:
         """Finish the store; the hash of its `meta.json`."""
-        if self.writer.num_documents == 0:
-            raise ValueError(if_empty)
         if self.packing.kind == "fixed":
             self.writer.append(chunks=self._last_fixed_chunk())
         tokenizer = {
@@ -214,6 +220,7 @@ class _Part:
         starts, ends = pack_buckets(
             batch.doc_bounds,
             mentions=NO_SPANS if found is None else merge_spans(found.token_start, found.token_end),
+            words=batch.words,
             characters=batch.characters,
             min_length=self.packing.min_length,
             max_length=self.packing.max_length,
@@ -259,6 +266,20 @@ class _Part:
 def _chunk_table(chunk_ids: Positions, token_starts: Positions, lengths: Positions, bucket: Any) -> pa.Table:
     columns = {"chunk_id": chunk_ids, "token_start": token_starts, "length": lengths}
     return pa.table({**columns, "bucket": np.broadcast_to(bucket, lengths.shape)})
+
+
+def _check_shares(training: _Part, validation: _Part, fraction: float) -> None:
+    """Refuse a fraction that leaves one of the two without documents."""
+    trained, held_back = training.writer.num_documents, validation.writer.num_documents
+    if (trained == 0) != (held_back == 0):
+        share = "leaves none to train on" if trained == 0 else "chooses none"
+        raise ValueError(f"--validation-fraction {fraction} of {trained + held_back} documents {share}")
+
+
+def describe_reasons(rejected: Counter[str]) -> str:
+    """Why no document is left, in words."""
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in rejected.most_common())
+    return f"there is no usable document ({reasons or 'the input is empty'})"
 
 
 def rejected_row(rejected: Rejected) -> pa.Table:

@@ -62,10 +62,10 @@ class Source:
     dataset: Any = None
 
     def fingerprint(self) -> dict[str, Any]:
-        """What tells this source from another: its name and the hash of its content."""
+        """What tells its content from another."""
         if self.path is None:
-            return {"name": self.name, "fingerprint": str(self.dataset._fingerprint)}
-        return {"name": self.name, "size": self.path.stat().st_size, "sha256": hash_file(self.path)}
+            return {"fingerprint": str(self.dataset._fingerprint)}
+        return {"bytes": self.path.stat().st_size, "sha256": hash_file(self.path)}
 
 
 def find_sources(where: str) -> list[Source]:

@@ -71,9 +71,7 @@ class MentionFile:
         """Row ranges of each document."""
         runs: dict[str, list[tuple[int, int]]] = {}
         for number, begin in enumerate(self._group_starts[:-1].tolist()):
-            ids = self._file.read_row_group(number, columns=["doc_id"])["doc_id"].cast(pa.string())
-            if ids.null_count:
-                raise FormatError(f"{str(self.path)!r} has mentions without doc_id")
+            ids = self._column(self._file.read_row_group(number, columns=["doc_id"]), "doc_id")
             encoded = pc.run_end_encode(ids.combine_chunks())
             stops = (encoded.run_ends.to_numpy() + begin).tolist()
             for doc_id, start, stop in zip(encoded.values.to_pylist(), [begin, *stops], stops, strict=False):
@@ -92,14 +90,25 @@ class MentionFile:
     def _read_group_from_file(self, group: int) -> pa.Table:
         names = self._file.schema_arrow.names
         table = self._file.read_row_group(group, columns=[name for name in SCHEMA.names if name in names])
-        columns = {name: _column(table, name) for name in SCHEMA.names}
+        columns = {name: self._column(table, name) for name in SCHEMA.names}
         return pa.table(columns, schema=SCHEMA)
 
-
-def _column(table: pa.Table, name: str) -> Any:
-    if name not in table.column_names:
-        return pa.nulls(table.num_rows, SCHEMA.field(name).type)
-    return table[name].cast(SCHEMA.field(name).type)
+    def _column(self, table: pa.Table, name: str) -> Any:
+        """A column in the format's type; null where the file does not have it."""
+        wanted = SCHEMA.field(name).type
+        if name not in table.column_names:
+            return pa.nulls(table.num_rows, wanted)
+        column = table[name]
+        try:
+            column = column.cast(wanted)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            found = str(column.type)
+            raise FormatError(
+                f"{str(self.path)!r}: {name} is {found}, expected {wanted} ({error})"
+            ) from error
+        if column.null_count and name in ("doc_id", "char_start", "char_end"):
+            raise FormatError(f"{str(self.path)!r} has mentions without {name}")
+        return column
 
 
 def _join(runs: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:

@@ -189,10 +189,18 @@ class ChunkStore:
         Raises:
             ValueError: the store has no document of this id.
         """
-        row = pc.index(self._documents.doc_ids, pa.scalar(doc_id, pa.string())).as_py()
+        row = self._find_document(doc_id)
         if row < 0:
             raise ValueError(f"no document {doc_id!r} in {str(self.path)!r}")
         return self._documents.read(row)
+
+    def has_document(self, doc_id: str) -> bool:
+        """Whether the store has a document of this id."""
+        return self._find_document(doc_id) >= 0
+
+    def _find_document(self, doc_id: str) -> int:
+        row: int = pc.index(self._documents.doc_ids, pa.scalar(doc_id, pa.string())).as_py()
+        return row
 
     def mentions_of(self, chunk_id: int) -> pa.Table:
         """The mentions in one chunk, in the order of their characters: rows of `mention_table`."""

@@ -4,11 +4,12 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -19,10 +20,18 @@ from chunk_provenance.documents import Document, Rejected, find_sources, read_do
 from chunk_provenance.formats import FormatError
 from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.mentions import MentionFile
-from chunk_provenance.order import check_buckets
-from chunk_provenance.retention import count_retention
+from chunk_provenance.order import (
+    DataOrder,
+    check_buckets,
+    compute_order,
+    load_order,
+    save_order,
+)
+from chunk_provenance.retention import count_retention, retention_section, retention_tables
+from chunk_provenance.sections import command_line, write_section
 from chunk_provenance.store import ChunkStore, open_store
 from chunk_provenance.tokenizing import load_encoder, train_tokenizer
+from chunk_provenance.verify import verify_log
 
 SECONDS_BETWEEN_LINES = 30
 
@@ -103,7 +112,9 @@ def build(
     ] = Tails.keep,
     batch_tokens: Annotated[
         int | None,
-        typer.Option(help="Also check that chunks of every length can fill an update of so many tokens."),
+        typer.Option(
+            help="Also check that chunks of every length can fill an update of so many tokens.", min=1
+        ),
     ] = None,
     validation_fraction: Annotated[
         float,
@@ -118,6 +129,9 @@ def build(
         str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
     ] = None,
     column: Column = None,
+    section: Annotated[
+        Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -135,7 +149,7 @@ def build(
     encoder = load_encoder(tokenizer, eos_token=eos_token)
     mention_file = None if mentions is None else MentionFile(mentions)
     inputs = {
-        "documents": [source.fingerprint() for source in sources],
+        "documents": {source.name: source.fingerprint() for source in sources},
         "mentions_sha256": None if mentions is None else hash_file(mentions),
         "tokenizer_sha256": hash_text(encoder.content),
         "eos_id": encoder.eos_id,
@@ -156,50 +170,81 @@ def build(
             inputs=inputs,
             overwrite=overwrite,
         )
-    report_build(open_store(store), batch_tokens=batch_tokens, as_json=as_json)
+    report_build(open_store(store), batch_tokens=batch_tokens, section=section, as_json=as_json)
 
 
-def report_build(store: ChunkStore, *, batch_tokens: int | None, as_json: bool) -> None:
+def order(
+    store: Annotated[Path, typer.Argument(help="A chunk store.")],
+    out: Annotated[Path, typer.Argument(metavar="ORDER", help="The data order folder to make.")],
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of an update, padding included.", min=1)],
+    epochs: Annotated[int | None, typer.Option(help="See every chunk so often.", min=1)] = None,
+    updates: Annotated[int | None, typer.Option(help="Stop after so many updates.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Same store, sizes and seed: same order.", min=0)] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Decide which chunks every update trains on, before any training.
+
+    An update holds chunks of one padded length. What an epoch leaves over of a length opens the next epoch.
+
+    Example: chunk-provenance order store order --batch-tokens 4096 --epochs 2
+    """
+    opened = open_store(store)
+    wanted = compute_order(
+        opened.bucket, batch_tokens=batch_tokens, seed=seed, epochs=epochs, updates=updates
+    )
+    wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+    if not overwrite and (out / "order.json").is_file():
+        check_same_order(load_order(out), wanted, out)
+        say(f"{out} is up to date")
+    else:
+        save_order(wanted, out, overwrite=overwrite)
+    num_epochs = len(wanted.epoch_starts)
+    print(f"{wanted.num_updates:,} updates in {num_epochs} epochs, {len(wanted.ids):,} chunks, {out}")
+
+
+def check_same_order(found: DataOrder, wanted: DataOrder, path: Path) -> None:
+    """Refuse an order that is there already and differs."""
+    ends = differences(found.info, wanted.info)
+    if not ends and not (np.array_equal(found.ids, wanted.ids) and found.masked is None):
+        ends = ["other chunks or masks"]
+    if ends:
+        raise FileExistsError(
+            f"{str(path)!r} is another data order ({'; '.join(ends)}): "
+            "give --overwrite or choose another place"
+        )
+
+
+def verify(
+    order: Annotated[Path, typer.Argument(help="A data order.")],
+    metrics: Annotated[Path, typer.Argument(help="The metrics.jsonl that the training run wrote.")],
+) -> None:
+    """Check that a training run really trained on the batches of a data order; exit code 1 if it did not.
+
+    Example: chunk-provenance verify run/order run/metrics.jsonl
+    """
+    result = verify_log(load_order(order), metrics)
+    if result.step is not None:
+        expected = result.expected or "has no such update"
+        print(f"step {result.step} differs: the log says {result.logged}, the order {expected}")
+        raise typer.Exit(1)
+    missing = (
+        f", {result.num_missing:,} later or unlogged ones are not in the log" if result.num_missing else ""
+    )
+    print(f"all {result.num_verified:,} logged updates trained on the batches of the order{missing}")
+
+
+def report_build(store: ChunkStore, *, batch_tokens: int | None, section: Path | None, as_json: bool) -> None:
     """Print what became of the text; then refuse buckets that could never be trained."""
     counts = count_retention(store, batch_tokens=batch_tokens)
+    if section is not None:
+        write_section(retention_section(counts, command=command_line()), section)
     if as_json:
         print(json.dumps(counts, indent=2))
     else:
-        for title, columns, rows in retention_tables(counts):
-            show_table(title, columns, rows)
+        for table in retention_tables(counts):
+            show_table(table["title"], table["columns"], table["rows"])
     if batch_tokens is not None:
         check_buckets({row["length"]: row["chunks"] for row in counts["buckets"]}, batch_tokens=batch_tokens)
-
-
-def retention_tables(counts: dict[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
-    """The tables of a build: title, columns, rows."""
-    columns = ["padded to", "chunks", "tokens", "share", "padding"]
-    rows = [
-        [
-            f"{r['length']:,}",
-            f"{r['chunks']:,}",
-            f"{r['tokens']:,}",
-            f"{r['share']:.1%}",
-            f"{r['padding']:.1%}",
-        ]
-        for r in counts["buckets"]
-    ]
-    if counts["buckets"] and "updates_per_epoch" in counts["buckets"][0]:
-        columns.append("updates per epoch")
-        for row, bucket in zip(rows, counts["buckets"], strict=True):
-            row.append(f"{bucket['updates_per_epoch']:,.1f}")
-    kept, documents = counts["kept"], counts["documents"]
-    fates = [
-        ["kept", f"{documents['stored']:,} documents", f"{kept['tokens']:,}"],
-        *(
-            [f"dropped: {r['reason']}", f"{r['times']:,} times", f"{r['tokens']:,}"]
-            for r in counts["dropped"]
-        ),
-        ["without any chunk", f"{documents['without_any_chunk']:,} documents", ""],
-    ]
-    mentions = [[name.replace("_", " "), f"{count:,}"] for name, count in counts["mentions"].items()]
-    tables = [("Chunks", columns, rows), ("Text", ["what", "how often", "tokens"], fates)]
-    return [*tables, ("Mentions", ["what", "rows"], mentions)] if mentions else tables
 
 
 def is_up_to_date(path: Path, inputs: dict[str, Any]) -> bool:

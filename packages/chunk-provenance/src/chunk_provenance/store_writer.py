@@ -92,8 +92,10 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         """Remove what is unfinished."""
-        self._close()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self._close()
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def append(
         self,
@@ -150,6 +152,7 @@ class _Rows:
         self._schema = schema.with_metadata({"format": name, "version": "1"})
         self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
         self._waiting: list[pa.Table] = []
+        self._rows = self._bytes = 0
 
     def append(self, table: pa.Table | None) -> int:
         if table is None:
@@ -159,8 +162,9 @@ class _Rows:
                 f"the {self._name} table lacks the columns {missing}, it has {table.column_names}"
             )
         self._waiting.append(table.select(self._schema.names).cast(self._schema))
-        rows = sum(len(part) for part in self._waiting)
-        if rows >= GROUP_ROWS or sum(part.nbytes for part in self._waiting) >= GROUP_BYTES:
+        self._rows += len(table)
+        self._bytes += self._waiting[-1].nbytes
+        if self._rows >= GROUP_ROWS or self._bytes >= GROUP_BYTES:
             self._flush()
         return len(table)
 
@@ -170,8 +174,9 @@ class _Rows:
 
     def _flush(self) -> None:
         if self._waiting:
-            self._writer.write_table(pa.concat_tables(self._waiting), row_group_size=GROUP_ROWS)
-            self._waiting = []
+            rows = pa.concat_tables(self._waiting).combine_chunks()  # the same bytes whatever the batches
+            self._writer.write_table(rows, row_group_size=GROUP_ROWS)
+            self._waiting, self._rows, self._bytes = [], 0, 0
 
 
 def check_free(path: Path, *, overwrite: bool) -> None:

@@ -5,7 +5,7 @@ characters follow from the tokens' byte lengths by cumulative sums; for any othe
 from its own offsets, with a slower copy from Python objects. Needs the extra `tokenize`.
 
 Every document gets exactly one end token, after its text. Special tokens that stand in a text as words are
-encoded as words. Truncation and padding that a tokenizer's file asks for are switched off.
+encoded as words. Truncation, padding and post-processing that a tokenizer's file asks for are switched off.
 """
 
 import json
@@ -56,8 +56,6 @@ class TextEncoder:
         """Parse the tokenizer and find its end and padding tokens."""
         self.content = content
         self._tokenizer = _parse_tokenizer(content)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
         self.eos_id = self._find_end(eos_token)
         self.pad_id = next(
@@ -218,6 +216,7 @@ def import_tokenizers() -> Any:
 
 
 def _parse_tokenizer(content: str) -> Any:
+    """The tokenizer, without what would cut texts, add tokens or trim spaces off the offsets."""
     tokenizers = import_tokenizers()
     try:
         spec = json.loads(content)
@@ -225,8 +224,9 @@ def _parse_tokenizer(content: str) -> Any:
         raise ValueError(f"the tokenizer's file is no JSON: {error}") from error
     if not isinstance(spec, dict) or "model" not in spec:
         raise ValueError("the tokenizer's file is no tokenizer.json: it has no 'model'")
+    bare = {**spec, "truncation": None, "padding": None, "post_processor": None}
     try:
-        return tokenizers.Tokenizer.from_str(content)
+        return tokenizers.Tokenizer.from_str(json.dumps(bare))
     except Exception as error:  # the library raises plain Exception
         raise ValueError(
             f"the tokenizer's file is no tokenizer.json that this tokenizers reads: {error}"

@@ -3,6 +3,8 @@
 import json
 import shlex
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,9 +56,9 @@ def wikipedia(
 ) -> None:
     """Turn a Wikipedia dump into documents with exact link offsets, and mentions of entities.
 
-    Writes documents, mentions, entities and quarantine (.parquet) and counts.json to OUT. The mentions come from
-    hyperlinks, a linker that learns names from the corpus' own links, and simple coreference. A killed run
-    continues when the same command is given again.
+    Writes documents, mentions, entities and quarantine (.parquet) and counts.json to OUT. The mentions come
+    from hyperlinks, a linker that learns names from the corpus' own links, and simple coreference. A killed
+    run continues when the same command is given again.
 
     Example: entity-annotate wikipedia enwiki-20250401-pages-articles.xml.bz2 annotated
     """
@@ -64,9 +66,11 @@ def wikipedia(
     from entity_annotate.wikipedia import annotate_wikipedia
 
     table = read_qids(qids) if qids is not None else {}
-    counts = annotate_wikipedia(
-        dump, out, qids=table, unit_characters=round(unit_megabytes * 1e6), overwrite=overwrite, on_unit=_tell
-    )
+    size = round(unit_megabytes * 1e6)
+    with _progress() as tell:
+        counts = annotate_wikipedia(
+            dump, out, qids=table, unit_characters=size, overwrite=overwrite, on_unit=tell
+        )
     rows = [(name.replace("_", " "), value) for name, value in counts["counts"].items()]
     rows += [(f"quarantined: {kind}", value) for kind, value in counts["quarantined"].items()]
     _print_table(["what", "count"], rows)
@@ -87,8 +91,8 @@ def _judge(counts: dict[str, Any], max_quarantined: float) -> None:
     total = max(1, counts["counts"]["articles"])
     if failed > max_quarantined * total:
         typer.echo(
-            f"{failed} of {total} articles are in quarantine.parquet, more than --max-quarantined {max_quarantined:g} "
-            "allows; the result is written all the same",
+            f"{failed} of {total} articles are in quarantine.parquet, more than --max-quarantined "
+            f"{max_quarantined:g} allows; the result is written all the same",
             err=True,
         )
         raise typer.Exit(1)
@@ -127,16 +131,27 @@ def evaluate(
         _print_table(columns, rows)
         _print_table(kind_columns, kinds)
     if section is not None:
-        tables = [("By source", columns, rows), ("Recall by kind, all sources", kind_columns, kinds)]
+        tables: list[tuple[str, list[str], Sequence[Any]]] = [
+            ("By source", columns, rows),
+            ("Recall by kind, all sources", kind_columns, kinds),
+        ]
         summary = f"Mentions against gold on {result.num_documents:,} documents, exact span and entity."
         _write_section(section, "Annotation quality", summary, tables)
 
 
-def _tell(stage: str, number: int) -> None:
-    typer.echo(f"{stage}: unit {number + 1} done", err=True)
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """Show which unit is done: on one line of a terminal, else line by line."""
+    if not sys.stderr.isatty():
+        yield lambda stage, number: typer.echo(f"{stage}: unit {number + 1} done", err=True)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the dump") as status:
+        yield lambda stage, number: status.update(f"{stage}: {number + 1} units done")
 
 
-def _print_table(columns: list[str], rows: list[Any]) -> None:
+def _print_table(columns: list[str], rows: Sequence[Any]) -> None:
     """Print a table in plain columns; numbers to the right."""
     texts = [
         [f"{v:.3f}" if isinstance(v, float) else f"{v:,}" if isinstance(v, int) else v for v in row]
@@ -152,10 +167,11 @@ def _print_table(columns: list[str], rows: list[Any]) -> None:
 
 
 def _write_section(
-    path: Path, title: str, summary: str, tables: list[tuple[str, list[str], list[Any]]]
+    path: Path, title: str, summary: str, tables: Sequence[tuple[str, list[str], Sequence[Any]]]
 ) -> None:
     from entity_annotate.tables import write_json
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     section = {
         "format": "report-section",
         "version": 1,

@@ -21,14 +21,22 @@ _PRONOUN = re.compile(
     r"\b(?:(he|him|his|himself)|(she|her|hers|herself)|(it|its|itself)|(they|them|their|theirs))\b",
     re.IGNORECASE,
 )
-_GENDERS = ("he", "she", "it", "they")
-_NAME_PARTICLES = frozenset("von van de der den la le du da di dos del della bin ibn al el ter zu".split())
-_NOT_NAMES = frozenset(
-    "The A An In On At By For From Of And But Or As It He She They His Her Its Their This That These Those There When "
-    "While After Before During Sir Lady Lord Dr Mr Mrs Ms St Saint King Queen Prince Princess Emperor Empress Pope "
-    "President Count Countess Duke Duchess Baron January February March April May June July August September October "
-    "November December Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
+_EMPTY_IT = re.compile(
+    r" (?:(?:is|was|has been|may be|might be|can be|would be) (?:not |also |only |thus )*"
+    r"(?:\w+ )?(?:that|to|if|whether|until|when|because|possible|likely)\b|"
+    r"(?:seems?|appears?|rains?|takes|took|follows) )"
 )
+_GENDERS = ("he", "she", "it", "they")
+_PARTICLES = "von van de der den la le du da di dos del della bin ibn al el ter zu"
+_NAME_PARTICLES = frozenset(_PARTICLES.split())
+_WORDS = (
+    "The A An In On At By For From Of And But Or As It He She They His Her Its Their This That These Those "
+    "There When While After Before During Sir Lady Lord Dr Mr Mrs Ms St Saint King Queen Prince Princess "
+    "Emperor Empress Pope President Count Countess Duke Duchess Baron January February March April May June "
+    "July August September October November December Monday Tuesday Wednesday Thursday Friday Saturday "
+    "Sunday"
+)
+_NOT_NAMES = frozenset(_WORDS.split())
 
 
 @dataclass
@@ -45,7 +53,8 @@ class SimpleCoref:
 
     >>> text = "Ada Lovelace was born in London. Lovelace met Babbage. She wrote."
     >>> doc = Document("1", text, title="Ada Lovelace", entity="Q7259")
-    >>> clusters = SimpleCoref(Lexicon(genders={"Q7259": "she"})).resolve([doc], [[Mention(0, 12, "Q7259", 0.95)]])
+    >>> coref = SimpleCoref(Lexicon(genders={"Q7259": "she"}))
+    >>> clusters = coref.resolve([doc], [[Mention(0, 12, "Q7259", 0.95)]])
     >>> [[text[slice(*span)] for span in cluster] for cluster in clusters[0]]
     [['Ada Lovelace', 'Lovelace', 'She']]
     """
@@ -81,7 +90,7 @@ class _Resolution:
             entity_state.gender = genders.get(name)
         if doc.entity is not None:
             subject = self.entities.setdefault(doc.entity, _Entity())
-            subject.gender = subject.gender or main_gender(doc.text)
+            subject.gender = genders.get(doc.entity) or main_gender(doc.text)
 
     def clusters(self) -> list[Cluster]:
         added: dict[str, list[Span]] = {}
@@ -105,7 +114,7 @@ class _Resolution:
         if not owners:
             return []
         found = []
-        taken = _Taken(self.named)
+        taken = _Taken(self.named, self.doc)
         for match in _CAPITALISED.finditer(self.doc.text):
             span = _without_possessive(match)
             names = owners.get(self.doc.text[slice(*span)])
@@ -128,29 +137,28 @@ class _Resolution:
         after = self.doc.text[span[1] : span[1] + 30]
         left = re.search(r"([\w.'\u2019]+)[ -]$", before)
         right = re.match(r"[ -]([\w]+)", after)
-        sentence_start = bool(re.search(r"(?:^|[.!?]\s+|\n)[\w.]+ $", before))
-        if left and left[1][0].isupper() and left[1] not in _NOT_NAMES and not sentence_start:
-            return False
+        if left and left[1][0].isupper() and left[1] not in _NOT_NAMES:
+            first_word = re.search(r"(?:^|[.!?]\s+|\n)[\w.]+ $", before)
+            ends_sentence = left[1].endswith(".") and len(left[1]) > 3
+            if not (first_word or ends_sentence):
+                return False
         return not (right and (right[1][0].isupper() or after[0] == "-"))
 
     def _last_named(self, names: set[str], position: int) -> str | None:
         """Return the one of these entities whose name stands last before the position."""
-        latest = [
-            (spans[i - 1], name)
-            for name in names
-            if (i := self._spans_before(name, position, spans := self.entities[name].spans))
-        ]
+        latest = []
+        for name in names:
+            spans = self.entities[name].spans
+            before = bisect_left(spans, (position, position))
+            if before:
+                latest.append((spans[before - 1], name))
         if latest:
             return max(latest)[1]
         return self.doc.entity if self.doc.entity in names else None
 
-    @staticmethod
-    def _spans_before(name: str, position: int, spans: list[Span]) -> int:
-        return bisect_left(spans, (position, position))
-
     def _pronouns(self) -> list[tuple[int, int, str]]:
         found = []
-        taken = _Taken(self.named)
+        taken = _Taken(self.named, self.doc)
         for match in _PRONOUN.finditer(self.doc.text):
             gender = _GENDERS[(match.lastindex or 1) - 1]
             if taken.overlaps(match.span()):
@@ -161,9 +169,9 @@ class _Resolution:
         return found
 
     def _antecedent(self, position: int, gender: str) -> str | None:
-        """Return whom a pronoun means: who this sentence or the one before is about, else the document's subject.
+        """Return whom a pronoun means: who this or the last sentence is about, else the document's subject.
 
-        Without either, the only one of that gender named in the two sentences. Lines are looked at one by one.
+        Without either, the only one of that gender named there. Lines are looked at one by one.
         """
         line = self.doc.text.rfind("\n", 0, position) + 1
         index = bisect_left(self.sentence_starts, position + 1) - 1
@@ -193,27 +201,21 @@ class _Resolution:
         return known == gender
 
     def _is_referring(self, match: re.Match[str]) -> bool:
-        """Tell whether `it` stands for something: possessives do, and the first word of a sentence before a verb."""
+        """Tell whether `it` stands for something: possessives do, and It that begins a sentence mostly."""
         word = match[0].lower()
-        if word in ("its", "itself", "their", "theirs", "they"):
-            return True
-        if word == "it" and match[0] == "It":
-            following = self.doc.text[match.end() : match.end() + 12]
-            return bool(
-                re.match(
-                    r" (?:is|was|has|had|lies|became|consists|contains|includes|covers|borders)\b(?! (?:not|also )?(?:that|to|possible|likely))",
-                    following,
-                )
-            )
-        return False
+        if word != "it":
+            return word != "them"
+        following = self.doc.text[match.end() : match.end() + 40]
+        return match[0] == "It" and not _EMPTY_IT.match(following)
 
 
 class _Taken:
-    """Which characters belong to a name already."""
+    """Which characters belong to a name or a link already."""
 
-    def __init__(self, named: Sequence[tuple[int, int, str]]) -> None:
-        self._starts = [start for start, _, _ in named]
-        self._ends = [end for _, end, _ in named]
+    def __init__(self, named: Sequence[tuple[int, int, str]], doc: Document) -> None:
+        spans = sorted({(start, end) for start, end, _ in named} | {link[:2] for link in doc.links})
+        self._starts = [start for start, _ in spans]
+        self._ends = [end for _, end in spans]
 
     def overlaps(self, span: Span) -> bool:
         index = bisect_left(self._starts, span[1])

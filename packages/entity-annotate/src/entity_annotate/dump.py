@@ -26,10 +26,10 @@ class Page:
 
 @dataclass
 class Dump:
-    """Iterate over the pages of a dump; afterwards `error` says where and why reading stopped, if it did early.
+    """Iterate over the pages of a dump; then `error` says where and why reading stopped early, if it did.
 
-    `namespaces`, `first_letter` and `base` (of a page's address) are those of the siteinfo once it has been read, before
-    the first page.
+    `namespaces`, `first_letter` and `base` (of a page's address) are those of the siteinfo once it has been
+    read, before the first page.
     """
 
     path: Path
@@ -52,7 +52,7 @@ class Dump:
                 raise
             self.error = f"{error} (after {self.num_pages} pages)"
 
-    def _pages(self, source: IO[bytes]) -> Iterator[Page]:
+    def _pages(self, source: IO[bytes] | gzip.GzipFile) -> Iterator[Page]:
         root = None
         for event, element in ElementTree.iterparse(source, events=("start", "end")):
             if event == "start":
@@ -81,7 +81,7 @@ class Dump:
         self.base = base.rpartition("/")[0] + "/" if "/" in base else ""
 
 
-def open_dump(path: Path) -> IO[bytes]:
+def open_dump(path: Path) -> IO[bytes] | gzip.GzipFile:
     """Open a dump for reading bytes, decompressing by what the file begins with, not by its name."""
     with path.open("rb") as raw:
         magic = raw.read(3)

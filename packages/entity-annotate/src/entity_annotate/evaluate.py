@@ -1,12 +1,12 @@
 """Compare mentions with gold: precision, recall and F1 of each source, exact span and entity."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from entity_annotate.tables import GOLD, MENTIONS, read_table
 
@@ -76,6 +76,7 @@ def evaluate_mentions(mentions_path: Path, gold_path: Path, *, threshold: float 
     if not gold_table.num_rows:
         raise ValueError(f"{str(gold_path)!r} holds no gold mentions")
     mentions = read_table(mentions_path, MENTIONS)
+    mentions = mentions.filter(pc.is_valid(mentions["entity"]))
     gold: dict[Key, str] = {}
     for key, kind in zip(_keys(gold_table), gold_table["kind"].to_pylist(), strict=True):
         gold[key] = kind or "mention"
@@ -95,28 +96,24 @@ def _by_kind(gold: dict[Key, str], found: set[Key]) -> dict[str, tuple[int, int]
 
 def _answers(mentions: pa.Table, threshold: float) -> Iterator[tuple[str, set[Key]]]:
     """Yield each source's name and answers; a threshold is compared as float32, as the scores are stored."""
-    limit = np.float32(threshold)
-    known = np.array([entity is not None for entity in mentions["entity"].to_pylist()], dtype=bool)
-    scores = {
-        name: mentions[name].to_numpy(zero_copy_only=False)
-        for name in ("hyperlink", "entity_linking", "coref", "coref_cluster")
+    limit = pa.scalar(threshold, pa.float32())
+    reaches = {
+        name: pc.greater_equal(mentions[name], limit) for name in ("entity_linking", "coref", "coref_cluster")
     }
-    link = scores["hyperlink"] >= 1
-    linker = scores["entity_linking"] >= limit
-    coref = (scores["coref"] >= limit) | (scores["coref_cluster"] >= limit)
-    keys = list(_keys(mentions))
-    select: Callable[[Any], set[Key]] = lambda rows: {keys[i] for i in np.flatnonzero(rows & known)}  # noqa: E731
-    yield "hyperlinks", select(link)
-    yield f"entity_linking >= {threshold}", select(linker)
-    yield f"coref or coref_cluster >= {threshold}", select(coref)
-    yield ALL, select(link | linker | coref)
-    yield "best candidate of each span, no threshold", _best(keys, mentions["score"].to_pylist(), known)
+    link = pc.greater_equal(mentions["hyperlink"], pa.scalar(1.0, pa.float32()))
+    linker = reaches["entity_linking"]
+    coref = pc.or_(reaches["coref"], reaches["coref_cluster"])
+    yield "hyperlinks", set(_keys(mentions.filter(link)))
+    yield f"entity_linking >= {threshold:g}", set(_keys(mentions.filter(linker)))
+    yield f"coref or coref_cluster >= {threshold:g}", set(_keys(mentions.filter(coref)))
+    yield ALL, set(_keys(mentions.filter(pc.or_(pc.or_(link, linker), coref))))
+    yield "best candidate of each span, no threshold", _best(mentions)
 
 
-def _best(keys: Iterable[Key], scores: Iterable[float], known: Any) -> set[Key]:
+def _best(mentions: pa.Table) -> set[Key]:
     best: dict[tuple[str, int, int], tuple[float, Key]] = {}
-    for key, score, is_known in zip(keys, scores, known, strict=True):
-        if is_known and (key[:3] not in best or score > best[key[:3]][0]):
+    for key, score in zip(_keys(mentions), mentions["score"].to_pylist(), strict=True):
+        if key[:3] not in best or score > best[key[:3]][0]:
             best[key[:3]] = (score, key)
     return {key for _, key in best.values()}
 

@@ -1,6 +1,7 @@
-"""What the corpus itself teaches about names: which pages they link to, how often, and how often they are linked.
+"""What the corpus itself teaches about names: which pages they lead to, and how often they are linked.
 
-Memory goes with the number of distinct names: about 300 bytes each, 0.1 GB for a hundred thousand articles' links.
+Memory goes with the number of distinct names: about 300 bytes each, 0.1 GB for a hundred thousand articles'
+links.
 """
 
 import re
@@ -22,7 +23,8 @@ GENDERS = ("he", "she", "it", "they")
 
 @dataclass
 class Lexicon:
-    """Counts of names. `meanings[surface][entity]` adds links, titles and other names; `linked` links only."""
+    """Counts of names. `meanings[surface][entity]` adds links, titles and other names; `linked` links "
+    "only."""
 
     meanings: dict[str, Counter[str]] = field(default_factory=dict)
     linked: Counter[str] = field(default_factory=Counter)
@@ -56,10 +58,15 @@ class Lexicon:
         """Return a matcher of all names."""
         return Matcher(self.meanings)
 
-    def prior(self, surface: str, entity: str) -> float:
-        """Return how much of a name's evidence is for this entity."""
-        meanings = self.meanings.get(surface)
-        return meanings[entity] / meanings.total() if meanings else 0.0
+    def counting_matcher(self) -> Matcher:
+        """Return a matcher of all names and of the common words that some of them may be: Time and time."""
+        words = {name.lower() for name in self.meanings if " " not in name}
+        return Matcher(words | self.meanings.keys())
+
+    def is_common_word(self, surface: str) -> bool:
+        """Tell whether a name of one word is more often written as a common word."""
+        word = surface.lower()
+        return word != surface and self.occurrences[word] > self.occurrences[surface]
 
     def link_probability(self, surface: str) -> float:
         """Return how often the name is linked where it stands; 0 for one never linked."""
@@ -67,7 +74,8 @@ class Lexicon:
         return linked / max(linked, self.occurrences[surface], 1)
 
     def aliases(self) -> dict[str, list[str]]:
-        """Return the names of each entity that two links, a title or another name vouch for, most used first."""
+        """Return the names of each entity that two links, a title or another name vouch for, most used "
+        "first."""
         found: dict[str, list[tuple[int, str]]] = {}
         for surface, meanings in self.meanings.items():
             for entity, count in meanings.items():
@@ -98,7 +106,8 @@ def count_occurrences(docs: Iterable[Document], matcher: Matcher) -> Counter[str
 def main_gender(text: str, *, lead: int = 1500) -> str | None:
     """Tell by which pronoun a page speaks of its subject: the first pronouns of its lead, if they agree.
 
-    The first counts most (1, 1/2, 1/3 ...); "he" and "she" must also be the more frequent one on the whole page.
+    The first counts most (1, 1/2, 1/3 ...); "he" and "she" must also be the more frequent one on the whole
+    page.
 
     >>> main_gender("Ada was a mathematician. She wrote the first program.")
     'she'

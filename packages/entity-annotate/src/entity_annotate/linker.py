@@ -1,7 +1,8 @@
 """Link names to entities with a lexicon learned from the corpus' own links; no downloads, no model.
 
-A document's own links and names come first, the corpus' prior second. Confidence is made so that trustworthy answers
-pass 0.6: a name this document itself links, or one that nearly always means one entity and was seen often enough.
+A document's own links and names come first, the corpus' prior second. Confidence is made so that trustworthy
+answers pass 0.6: a name this document itself links, or one that nearly always means one entity and was seen
+often enough.
 """
 
 import hashlib
@@ -66,14 +67,16 @@ class LexiconLinker:
     def candidates(self, surface: str, local: "LocalNames") -> list[tuple[str, float]]:
         """Return what a name may mean in a document, with confidence, the best first.
 
-        Three cases: the document says what it means; it names an entity that the document links to under another
-        name; or only the corpus speaks.
+        Three cases: the document says what it means; it names an entity that the document links to under
+        another name; or only the corpus speaks.
         """
         meanings = self.lexicon.meanings.get(surface, Counter())
+        entity, confidence = local.meaning(surface, meanings)
         keyphraseness = self._keyphraseness(surface)
+        if entity is None and self.lexicon.is_common_word(surface):  # Time at the start of a sentence
+            keyphraseness = self.lexicon.link_probability(surface)
         if keyphraseness < MIN_LINK_PROBABILITY:
             return []
-        entity, confidence = local.meaning(surface, meanings)
         found = [(entity, confidence * min(1.0, 2 * keyphraseness))] if entity is not None else []
         total = meanings.total()
         for candidate, count in meanings.most_common(MAX_CANDIDATES):
@@ -83,7 +86,8 @@ class LexiconLinker:
         return best[:MAX_CANDIDATES]
 
     def _keyphraseness(self, surface: str) -> float:
-        """Return how surely the words name something: proper names of several words do, common words seldom."""
+        """Return how surely the words name something: proper names of several words do, common words "
+        "seldom."""
         probability = self.lexicon.link_probability(surface)
         if not is_proper(surface):
             return probability
@@ -116,7 +120,9 @@ class LocalNames:
             rival = max((count for other, count in meanings.items() if other != entity), default=0)
             doubtful = entity != self.subject and rival > 3 * meanings[entity]
             return entity, DOUBTFUL if doubtful else LOCAL
-        near = [name for name in meanings if name in self.linked and meanings[name] >= 0.15 * meanings.total()]
+        near = [
+            name for name in meanings if name in self.linked and meanings[name] >= 0.15 * meanings.total()
+        ]
         return (near[0], NEAR) if len(near) == 1 and is_proper(surface) else (None, 0.0)
 
 

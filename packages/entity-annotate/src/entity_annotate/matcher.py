@@ -22,9 +22,8 @@ class Matcher:
 
     def __init__(self, names: Iterable[str]) -> None:
         """Take the names; one that does not begin with a letter or digit, or is too long, is never found."""
-        self._cores: set[str] = set()
-        self._tails: dict[str, list[str]] = {}  # what follows the last word of a name: the last dot of U.S.
-        self._longest: dict[str, int] = {}
+        self._names: dict[str, tuple[str, ...]] = {}  # up to the last word -> what may follow: "." in U.S.
+        self._lengths: dict[str, tuple[int, ...]] = {}  # first word -> numbers of words, the largest first
         for name in names:
             self._add(name)
 
@@ -34,14 +33,14 @@ class Matcher:
             return
         core, tail = name[: words[-1].end()], name[words[-1].end() :]
         first = words[0][0]
-        self._longest[first] = max(self._longest.get(first, 0), len(words))
-        if tail:
-            self._tails.setdefault(core, []).append(tail)
-        else:
-            self._cores.add(core)
+        lengths = self._lengths.get(first, ())
+        if len(words) not in lengths:
+            self._lengths[first] = tuple(sorted((*lengths, len(words)), reverse=True))
+        if tail not in self._names.get(core, ()):
+            self._names[core] = tuple(sorted((*self._names.get(core, ()), tail), key=len, reverse=True))
 
     def find(self, text: str, occupied: Iterable[Span] = ()) -> list[Span]:
-        """Return the spans of names, longest match first at each word, none touching an occupied span (sorted)."""
+        """Return the spans of names, the longest at each word, none touching an occupied span (sorted)."""
         found = []
         for low, high in _gaps(text, occupied):
             found += self._find_between(text, low, high)
@@ -51,29 +50,29 @@ class Matcher:
         words = [word.span() for word in _WORD.finditer(text, low, high)]
         found = []
         position = low
-        longest = self._longest
+        lengths_after = self._lengths.get
+        tails_of = self._names.get
         for index, (start, end) in enumerate(words):
-            count = longest.get(text[start:end])
-            if count is None or start < position:
+            lengths = lengths_after(text[start:end])
+            if lengths is None or start < position:
                 continue
-            for _, last in reversed(words[index : index + count]):
-                match = self._end(text, start, last, high)
-                if match is not None:
-                    found.append((start, match))
-                    position = match
+            for length in lengths:
+                if index + length > len(words):
+                    continue
+                end = words[index + length - 1][1]
+                tails = tails_of(text[start:end])
+                if tails is None:
+                    continue
+                tail = next((t for t in tails if text.startswith(t, end, high)), None)
+                if tail is not None:
+                    position = end + len(tail)
+                    found.append((start, position))
                     break
         return found
 
-    def _end(self, text: str, start: int, end: int, high: int) -> int | None:
-        core = text[start:end]
-        for tail in self._tails.get(core, ()):
-            if text.startswith(tail, end) and end + len(tail) <= high:
-                return end + len(tail)
-        return end if core in self._cores else None
-
 
 def _gaps(text: str, occupied: Iterable[Span]) -> list[Span]:
-    """Return the parts of the text between occupied spans, without the words that a span cuts (link trails)."""
+    """Return the parts of the text between occupied spans, without the rest of a word that a link begins."""
     borders = [(0, 0), *sorted(occupied), (len(text), len(text))]
     gaps = []
     for (_, low), (high, _) in pairwise(borders):

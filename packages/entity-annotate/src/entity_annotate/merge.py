@@ -1,7 +1,8 @@
-"""Merge four sources of evidence into scored candidates: hyperlinks, linker, coreference, coreference clusters.
+"""Merge four sources of evidence into scored candidates: links, linker, coreference and its clusters.
 
-The rules are those of LMEnt's aggregation (its native reading here; README, "The merge"): coverage never exceeds 1, a
-span in two clusters keeps the better score, nothing is rounded, and the order of candidates is fixed.
+The rules are those of LMEnt's aggregation (its native reading here; README, "The merge"): coverage never
+exceeds 1, a span in two clusters keeps the better score, nothing is rounded, and the order of candidates is
+fixed.
 """
 
 import math
@@ -13,9 +14,8 @@ from typing import NamedTuple
 
 from entity_annotate.records import Cluster, Mention, Span
 
-PRONOUNS = frozenset(
-    "he she it they we i you him her us them me my your his their our its mine yours hers ours theirs".split()
-)
+_PRONOUNS = "he she it they we i you him her us them me my your his their our its mine yours hers ours theirs"
+PRONOUNS = frozenset(_PRONOUNS.split())
 SOURCES = ("hyperlink", "entity_linking", "coref", "coref_cluster")
 WEIGHTS = (4.0, 3.0, 2.0, 1.0)
 THRESHOLD = 0.3
@@ -36,7 +36,8 @@ class Candidate(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """One candidate entity of one span with its four scores; `cluster_id` counts the clusters of the document."""
+    """One candidate entity of one span with its four scores; `cluster_id` counts the clusters of the "
+    "document."""
 
     char_start: int
     char_end: int
@@ -83,8 +84,8 @@ def merge_evidence(
             for entity, score in by_cluster.items():
                 _keep_best(scores, span, 3, entity, score)
     rows = [
-        Evidence(start, end, entity, *found, cluster_id=cluster_of.get((start, end)))
-        for (start, end, entity), found in scores.items()
+        Evidence(start, end, entity, link, linker, coref, cluster, cluster_of.get((start, end)))
+        for (start, end, entity), (link, linker, coref, cluster) in scores.items()
     ]
     return sorted(rows, key=lambda row: (row.char_start, row.char_end, -row.score, row.entity))
 
@@ -110,13 +111,14 @@ def _overlaps(text: str, linked: Sequence[Mention], links: Sequence[Mention]) ->
     tables = prepare(linked), prepare(links)
 
     def lookup(span: Span) -> tuple[list[Candidate], list[Candidate]]:
-        first, second = (_overlapping(span, *table) for table in tables)
+        first, second = (overlapping(span, *table) for table in tables)
         return first, second
 
     return lookup
 
 
-def _overlapping(span: Span, candidates: list[Candidate], longest: int) -> list[Candidate]:
+def overlapping(span: Span, candidates: list[Candidate], longest: int) -> list[Candidate]:
+    """Return the candidates (sorted) that share a character with the span; none is longer than `longest`."""
     start, end = span
     low, high = 0, len(candidates)
     while low < high:  # the first candidate that could reach into the span
@@ -137,7 +139,7 @@ def _overlapping(span: Span, candidates: list[Candidate], longest: int) -> list[
 def score_cluster(
     text: str, spans: Iterable[Span], nearby: Overlaps
 ) -> tuple[dict[Span, dict[str, float]], dict[str, float]]:
-    """Score the mentions of one cluster: per span and entity, and per entity for the whole cluster (a softmax)."""
+    """Score one cluster: per span and entity, and per entity for the whole cluster (a softmax)."""
     counts: dict[str, float] = {}
     counted: set[tuple[str, int, int]] = set()
     scores: dict[Span, dict[str, float]] = {}
@@ -197,7 +199,8 @@ def normalize_mention(text: str) -> str:
 
 
 def coverage(span: Span, surface: str, candidate: Candidate) -> float:
-    """Return the share of the mention, without article and possessive, that the candidate covers; at most 1."""
+    """Return the share of the mention, without article and possessive, that the candidate covers; at most "
+    "1."""
     wanted = normalize_mention(surface)
     if not wanted:
         return 0.0

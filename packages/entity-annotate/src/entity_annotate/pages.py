@@ -72,7 +72,8 @@ def split_pages(pages: Iterable[Page], unit_characters: int) -> Iterator[list[Pa
 
 
 def hash_pages(pages: Iterable[Page], dump: Dump) -> str:
-    """Return the content address of a unit: its pages, the dump's conventions and the version of the cleaner."""
+    """Return the content address of a unit: its pages, the dump's conventions and the version of the "
+    "cleaner."""
     settings = (
         PAGES_VERSION,
         dump.base,

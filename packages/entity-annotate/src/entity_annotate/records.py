@@ -1,4 +1,4 @@
-"""What travels between the steps: documents, mentions, clusters, and the protocols of linkers and resolvers."""
+"""What travels between the steps: documents, mentions, clusters; the protocols of linkers and resolvers."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ Cluster = list[Span]
 
 @dataclass(frozen=True)
 class Document:
-    """A text with its links; `entity` is what the document is about, `names` what it calls it (title, bold)."""
+    """A text with its links; `entity` is what the document is about, `names` what else it calls it."""
 
     id: str
     text: str

@@ -1,4 +1,4 @@
-"""The files this package writes and reads: schemas with format and version, atomic and byte for byte repeatable."""
+"""The files this package writes and reads: schemas with format and version, written whole or not at all."""
 
 import gzip
 import json
@@ -127,7 +127,8 @@ def _check_format(path: Path, metadata: Mapping[bytes, bytes], name: str) -> Non
         raise FormatError(f"{str(path)!r} holds {found.decode()!r}, expected {name!r}")
     if version is not None and found is not None and version.decode() != VERSION:
         raise FormatError(
-            f"{str(path)!r} has version {version.decode()}, this entity-annotate reads {VERSION}: upgrade entity-annotate"
+            f"{str(path)!r} has version {version.decode()}, this entity-annotate reads {VERSION}: "
+            "upgrade entity-annotate"
         )
 
 

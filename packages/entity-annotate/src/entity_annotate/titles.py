@@ -11,25 +11,25 @@ _SPACES = re.compile(r"[ _\u00a0\u200e\u200f]+")
 _REDIRECT = re.compile(r"\s*#[^\W\d_]+\s*:?\s*\[\[([^\[\]|{}<>\n]+)", re.IGNORECASE)
 _QUALIFIER = re.compile(r"(?<=\S) \([^()]*\)$")
 
-_DISAMBIGUATION = frozenset(
-    name.replace("_", " ")
-    for name in (
-        "disambig disambiguation disamb dab disam disambig-cleanup disambiguation_cleanup disambiguation_page dabpage "
-        "hndis hndisambig human_name_disambiguation hndab geodis geo-dis place_name_disambiguation numberdis "
-        "number_disambiguation letter_disambiguation letter-numbercombdisambig schooldis school_disambiguation "
-        "mathdab mathematical_disambiguation airport_disambiguation airport_disambig callsigndis hospitaldis "
-        "hospital_disambiguation roaddis road_disambiguation stationdis station_disambiguation shipdis tndis "
-        "species_latin_name_disambiguation latin_name_disambiguation genus_disambiguation taxonomy_disambiguation "
-        "biology_disambiguation chemistry_disambiguation molformdisambig chemdisambig music_disambiguation "
-        "opus_disambiguation military_unit_disambiguation political_party_disambiguation church_disambiguation "
-        "synagogue_disambiguation caselaw_disambiguation title_disambiguation phonetics_disambiguation "
-        "wikipedia_disambiguation surname surnames given_name given_names nickname set_index "
-        # other languages
-        "begriffsklärung bkl homonymie patronyme desambiguación desambiguação disambigua förgrening dp "
-        "doorverwijspagina ujednoznacznienie rozcestník egyért неоднозначность многозначность багатозначність "
-        "пояснение вишезначна_одредница aimai 曖昧さ回避 消歧义 消歧義 消歧义页 동음이의 توضيح ابهام‌زدایی פירושונים täsmennyssivu"
-    ).split()
+_DISAMBIGUATION_TEMPLATES = (
+    "disambig disambiguation disamb dab disam disambig-cleanup disambiguation_cleanup disambiguation_page "
+    "dabpage hndis hndisambig human_name_disambiguation hndab geodis geo-dis place_name_disambiguation "
+    "numberdis number_disambiguation letter_disambiguation letter-numbercombdisambig schooldis "
+    "school_disambiguation mathdab mathematical_disambiguation airport_disambiguation airport_disambig "
+    "callsigndis hospitaldis hospital_disambiguation roaddis road_disambiguation stationdis "
+    "station_disambiguation shipdis tndis species_latin_name_disambiguation latin_name_disambiguation "
+    "genus_disambiguation taxonomy_disambiguation biology_disambiguation chemistry_disambiguation "
+    "molformdisambig chemdisambig music_disambiguation opus_disambiguation military_unit_disambiguation "
+    "political_party_disambiguation church_disambiguation synagogue_disambiguation caselaw_disambiguation "
+    "title_disambiguation phonetics_disambiguation wikipedia_disambiguation surname surnames given_name "
+    "given_names nickname set_index "
+    # other languages
+    "begriffsklärung bkl homonymie patronyme desambiguación desambiguação disambigua förgrening dp "
+    "doorverwijspagina ujednoznacznienie rozcestník egyért неоднозначность многозначность багатозначність "
+    "пояснение вишезначна_одредница aimai 曖昧さ回避 消歧义 消歧義 消歧义页 "
+    "동음이의 توضيح ابهام‌زدایی פירושונים täsmennyssivu"
 )
+_DISAMBIGUATION = frozenset(name.replace("_", " ") for name in _DISAMBIGUATION_TEMPLATES.split())
 _TEMPLATE_NAME = re.compile(r"\{\{([^{}|\n<>\[\]]{2,60})")
 
 
@@ -72,7 +72,7 @@ def redirect_target(text: str) -> str | None:
     >>> redirect_target("#REDIRECT [[Ada Lovelace#Life]]")
     'Ada Lovelace#Life'
     """
-    if not text.lstrip()[:1] == "#":
+    if not text.lstrip().startswith("#"):
         return None
     match = _REDIRECT.match(text)
     return match[1] if match else None
@@ -100,7 +100,6 @@ class Redirects:
     def __init__(self, targets: Mapping[str, str]) -> None:
         """Take the table of one-step redirects, both sides normalised titles."""
         self.targets = targets
-        self.cycles = 0
 
     def resolve(self, title: str) -> str:
         """Return the page a title leads to."""
@@ -108,7 +107,6 @@ class Redirects:
         page = title
         while (target := self.targets.get(page)) is not None:
             if target in seen:
-                self.cycles += 1
                 return title
             seen.add(target)
             page = target

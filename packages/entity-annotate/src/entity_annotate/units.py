@@ -23,7 +23,8 @@ def key_of(*parts: object) -> str:
 class Units:
     """The parts of one stage in a folder.
 
-    A part's Parquet is written first, its JSON second, both by a rename: what a kill leaves is never half a unit.
+    A part's Parquet is written first, its JSON second, both by a rename: what a kill leaves is never half a
+    unit.
     """
 
     def __init__(self, folder: Path, stage: str) -> None:

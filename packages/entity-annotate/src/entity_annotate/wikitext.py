@@ -1,16 +1,23 @@
 """Clean wikitext into prose, keeping where every link is: `text[link.char_start:link.char_end]` is its label.
 
-Links are replaced by their label between two marker characters that no XML can contain; every later step is a regular
-expression over the whole text, and the offsets are counted last, when the markers leave. No step looks at single
-characters in Python: reading and cleaning go at more than 20 MB of XML a second (benchmarks/).
+Links are replaced by their label between two marker characters that no XML can contain; every later step is a
+regular expression over the whole text, and the offsets are counted last, when the markers leave. No step
+looks at single characters in Python: reading and cleaning go at more than 20 MB of XML a second
+(benchmarks/).
 """
 
-import html
 import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from entity_annotate.markup import drop_files, drop_opaque, drop_tables, drop_templates, restore
+from entity_annotate.markup import (
+    decode_entities,
+    drop_files,
+    drop_opaque,
+    drop_tables,
+    drop_templates,
+    restore,
+)
 from entity_annotate.namespaces import DEFAULT_NAMESPACES, Namespaces, prefix_key
 from entity_annotate.titles import normalize_title, split_fragment, without_qualifier
 
@@ -31,14 +38,14 @@ _EMPTY_ITEM = re.compile(r"\n[*#:;]+[ \t]*(?=\n)")
 _ITEM = re.compile(r"\n[*#:;]+[ \t]*")
 _RULE = re.compile(r"\n-{4,}")
 _MAGIC_WORD = re.compile(r"__[A-Z]{3,}__")
-_ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,31});")
 _SPACES = re.compile("  +")
 _BLANK_LINES = re.compile("\n\n\n+")
 _SPACE = re.compile(r"[\s\u00a0]+")
 
 
 class Link(NamedTuple):
-    """A link in a clean text: the label is `text[char_start:char_end]`; a tuple, since a dump has millions."""
+    """A link in a clean text: the label is `text[char_start:char_end]`; a tuple, since a dump has "
+    "millions."""
 
     char_start: int
     char_end: int
@@ -59,9 +66,11 @@ class CleanText:
 def clean(wikitext: str) -> tuple[str, list[Link]]:
     """Return the prose of a wikitext and its links to articles, with offsets in code points.
 
-    >>> clean("'''Ada''' met [[Charles Babbage|Babbage]]{{when}} in [[London]].")
-    ('Ada met Babbage in London.', [Link(char_start=8, char_end=15, target='Charles Babbage', fragment='', entity=None), \
-Link(char_start=19, char_end=25, target='London', fragment='', entity=None)])
+    >>> text, links = clean("'''Ada''' met [[Charles Babbage|Babbage]]{{when}} in [[London]].")
+    >>> text
+    'Ada met Babbage in London.'
+    >>> [(text[link.char_start : link.char_end], link.target) for link in links]
+    [('Babbage', 'Charles Babbage'), ('London', 'London')]
     """
     page = clean_page(wikitext)
     return page.text, page.links
@@ -100,7 +109,7 @@ def _tag_space(match: re.Match[str]) -> str:
 
 
 def _mark_links(text: str, namespaces: Namespaces, first_letter: bool, targets: list[tuple[str, str]]) -> str:
-    """Replace links by their labels, those to articles between markers; collect (page, fragment) of the latter."""
+    """Replace links by their labels, those to articles between markers; collect (page, fragment)."""
 
     def replace(match: re.Match[str]) -> str:
         target, label = match.groups()
@@ -142,7 +151,7 @@ def _kind(target: str, namespaces: Namespaces) -> str:
 def _clean_label(label: str) -> str:
     """Do for a label what is later done for the text, so that no later step can empty it."""
     label = _MAGIC_WORD.sub("", _EXTERNAL.sub(r"\1", _QUOTES.sub("", label)))
-    return _SPACE.sub(" ", _ENTITY.sub(_character, label).replace("&", "\x05"))
+    return _SPACE.sub(" ", decode_entities(label).replace("&", "\x05"))
 
 
 def _bold_names(text: str) -> list[str]:
@@ -150,7 +159,7 @@ def _bold_names(text: str) -> list[str]:
     names = []
     for name in _BOLD.findall(text[: end if end >= 0 else len(text)]):
         name = _QUOTES.sub("", name.replace("\x01", "").replace("\x02", ""))
-        name = _SPACE.sub(" ", restore(_ENTITY.sub(_character, name)).replace("\x05", "&")).strip()
+        name = _SPACE.sub(" ", restore(decode_entities(name)).replace("\x05", "&")).strip()
         if name and len(name) <= 100 and name not in names:
             names.append(name)
     return names
@@ -162,27 +171,26 @@ def _drop_quotes(text: str) -> str:
         return text
     if "'''" in text:
         text = _balance_lines(text)
-    if "''''" in text:
-        text = _QUOTES.sub(lambda run: "'" * (1 if len(run[0]) == 4 else max(0, len(run[0]) - 5)), text)
+    text = text.replace("'''''", "").replace("''''", "\x03")  # four: an apostrophe, then bold
     return text.replace("'''", "").replace("''", "")
 
 
 def _balance_lines(text: str) -> str:
-    pieces = []
-    position = 0
+    pieces: list[str] = []
+    position = done = 0
     while (found := text.find("'''", position)) >= 0:
         start = text.rfind("\n", 0, found) + 1
-        end = text.find("\n", found)
-        end = len(text) if end < 0 else end
-        pieces += (text[position:start], _balance(text[start:end]))
-        position = end
-    return "".join(pieces) + text[position:]
+        position = text.find("\n", found)
+        position = len(text) if position < 0 else position
+        if text.count("'''", start, position) % 2 or text.find("''''", start, position) >= 0:
+            pieces += (text[done:start], _balance(text[start:position]))
+            done = position
+    return "".join(pieces) + text[done:] if pieces else text
 
 
 def _balance(line: str) -> str:
-    """Turn one ''' into an apostrophe where a line opens both bold and italics once too often, as MediaWiki does."""
-    if line.count("'''") % 2 == 0 and "''''" not in line:
-        return line
+    """Turn one ''' into an apostrophe where a line opens bold and italics once too often, as MediaWiki "
+    "does."""
     runs = list(_QUOTES.finditer(line))
     bold = [run for run in runs if len(run[0]) in (3, 4)]
     both = sum(len(run[0]) >= 5 for run in runs)
@@ -209,14 +217,7 @@ def _shape(text: str) -> str:
     text = _ITEM.sub("\n", _EMPTY_ITEM.sub("", text))
     if "__" in text:
         text = _MAGIC_WORD.sub("", text)
-    if "&" in text:
-        text = _ENTITY.sub(_character, text)
-    return _collapse(text)
-
-
-def _character(match: re.Match[str]) -> str:
-    character = html.unescape(match[0])
-    return " " if character.isspace() else character.replace("\r", "")
+    return _collapse(restore(decode_entities(text)))
 
 
 def _collapse(text: str) -> str:
@@ -226,7 +227,7 @@ def _collapse(text: str) -> str:
 
 
 def _count_offsets(text: str, targets: list[tuple[str, str]], bold: list[str]) -> CleanText:
-    text = restore(text.replace("\x03", "'").replace("\x05", "&"))
+    text = text.replace("\x03", "'").replace("\x05", "&")
     head, *marked = text.split("\x01")
     pieces = [head]
     links = []

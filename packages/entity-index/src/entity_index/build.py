@@ -7,6 +7,7 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,25 +54,36 @@ def build_index(
     Raises:
         FileExistsError: `index_path` is something else, or the index of another store.
         FormatError: the store's mentions do not fit the store.
+        ValueError: `memory` is no size, or too little.
     """
     store, index_path = open_store(store_path), Path(index_path)
     if index_path.exists() and _is_current(index_path, store, overwrite=overwrite):
         return False
     unfinished = index_path.with_name(index_path.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        try:
+            _write_folder(unfinished, store, memory, progress)
+        except duckdb.OutOfMemoryException as error:
+            raise ValueError(f"--memory {memory} is too little to sort the mentions: give more") from error
+        _replace_folder(unfinished, index_path)
+    return True
+
+
+def _write_folder(folder: Path, store: ChunkStore, memory: str, progress: Progress) -> None:
+    """Everything that an index folder holds."""
     with duckdb.connect() as database:
-        _configure(database, unfinished, memory)
+        _configure(database, folder, memory)
         counts = _check_mentions(database, store)
         progress("sorting mentions", 0, counts["num_postings"])
-        counts["num_entities"] = _write_entities(database, unfinished)
-        _write_postings(database, unfinished, counts, progress)
-        _write_names(database, unfinished)
-        write_texts(unfinished / "text", _chunks(database, store, progress))
-    shutil.rmtree(unfinished / "sort", ignore_errors=True)
-    write_manifest(unfinished, _describe(store, counts))
-    _replace_folder(unfinished, index_path)
-    return True
+        counts["num_entities"] = _write_entities(database, folder)
+        _write_postings(database, folder, counts, progress)
+        _write_names(database, folder, progress)
+        write_texts(folder / "text", _chunks(database, store, progress))
+    shutil.rmtree(folder / "sort", ignore_errors=True)
+    write_manifest(folder, _describe(store, counts))
 
 
 def _is_current(index_path: Path, store: ChunkStore, *, overwrite: bool) -> bool:
@@ -132,7 +144,8 @@ def _check_mentions(database: duckdb.DuckDBPyConnection, store: ChunkStore) -> d
         raise FormatError(f"{str(path)!r} has a mention that ends before it begins, or outside a text")
     if not (least >= 0 and greatest <= 1):
         raise FormatError(f"{str(path)!r} has scores from {least} to {greatest}, expected 0 to 1")
-    return {"num_postings": num_postings, "num_chunks": store.num_chunks}
+    num_mentions = _row(database, "SELECT count(*) FROM stored_mention")[0]
+    return {"num_mentions": num_mentions, "num_postings": num_postings, "num_chunks": store.num_chunks}
 
 
 def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> int:
@@ -170,8 +183,11 @@ def _write_postings(
 ) -> None:
     """The external sort: one row per mention with an entity, by entity and chunk."""
     total, num_chunks = counts["num_postings"], counts["num_chunks"]
-    stored_rows = _row(database, "SELECT count(*) FROM stored_mention")[0]
-    types = {"chunk_id": smallest_type(num_chunks), **COLUMNS, "mention_row": smallest_type(stored_rows)}
+    types = {
+        "chunk_id": smallest_type(num_chunks),
+        **COLUMNS,
+        "mention_row": smallest_type(counts["num_mentions"]),
+    }
     files = {name: create(folder / f"{name}.npy", dtype, total) for name, dtype in types.items()}
     names = ", ".join(["chunk_id", *COLUMNS, "row AS mention_row"])
     filled = 0
@@ -184,21 +200,19 @@ def _write_postings(
         progress("writing postings", filled, total)
     assert filled == total, f"{filled} of {total} postings arrived"
     write_chunk_order(folder, files["chunk_id"], num_chunks)
-    for file in files.values():
-        file.flush()
     footprints = create(folder / "footprints.npy", np.int64, counts["num_entities"])
     footprints[:] = open_postings(folder).count_chunks(DEFAULT_THRESHOLDS)
 
 
-def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
+def _write_names(database: duckdb.DuckDBPyConnection, folder: Path, progress: Progress) -> None:
     """Which entities a string names, with the number of chunks where it does.
 
     An entity's own name counts in every chunk that mentions it (default thresholds); another string where
-    a link or the entity linker resolved it, so that pronouns are no names.
+    more than its cluster ties it to the entity, so that surnames are names and pronouns are not.
     """
     passes, resolved = (
         " OR ".join(f"{source} >= {least}::FLOAT" for source, least in thresholds.active().items())
-        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref=None, coref_cluster=None))
+        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref_cluster=None))
     )
     database.execute(
         f"""CREATE TABLE name AS
@@ -226,6 +240,7 @@ def _write_names(database: duckdb.DuckDBPyConnection, folder: Path) -> None:
         for name, file in numbers.items():
             file[filled : filled + len(batch)] = batch[name].to_numpy()
         filled += len(batch)
+        progress("writing names", filled, num_names)
     _write_names_by_entity(database, folder, num_names)
 
 

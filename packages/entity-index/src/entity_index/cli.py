@@ -8,16 +8,23 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import duckdb
+import pyarrow.compute as pc
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
+from chunk_provenance.sections import command_line, write_section
+from chunk_provenance.sections import section as report_section
 from entity_index import build as builder
 from entity_index.compare import Comparison, compare_with_names
+from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import EntityIndex, open_index
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
-from entity_index.show import hit_record, passage, print_hits, print_table, table, write_section
+from entity_index.show import hit_record, passage, print_hits, print_table, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -78,7 +85,8 @@ def build(
     meta = open_index(index).meta
     done = f"built in {time.monotonic() - started:.1f} s" if built else "is up to date"
     counts = f"{meta['num_postings']:,} mentions of {meta['num_entities']:,} entities"
-    say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks")
+    left_out = meta["num_mentions"] - meta["num_postings"]
+    say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
 
 
 @app.command()
@@ -117,11 +125,11 @@ def query(
     asked = describe_query(known, string, without, any_of=any_of)
     if section is not None:
         passages = [passage(opened, hit) for hit in result.hits]
-        write_section(section, f"Chunks with {asked}", f"{result.total:,} chunks.", passages=passages)
+        save_section(section, f"Chunks with {asked}", f"{num_chunks(result.total)}.", passages=passages)
     if as_json:
         print_json({"total": result.total, "hits": [hit_record(opened, hit) for hit in result.hits]})
     else:
-        print(f"{result.total:,} chunk{'s' * (result.total != 1)} with {asked}")
+        print(f"{num_chunks(result.total)} with {asked}")
         print_hits(opened, result.hits)
     if not result.total:
         raise typer.Exit(1)
@@ -174,7 +182,7 @@ def chunk(
         return
     print(f"chunk {chunk_id}, {found.title or found.doc_id}\n{found.text}\n")
     columns = ["place", "text", "entity", "score", *SOURCES]
-    rows = [
+    rows: list[list[Any]] = [
         [f"{m.char_start}-{m.char_end}", found.text[m.char_start : m.char_end], m.entity, m.score]
         + [getattr(m, source) for source in SOURCES]
         for m in mentions
@@ -183,9 +191,47 @@ def chunk(
 
 
 @app.command()
+def facts(
+    index: IndexPath,
+    probes: Annotated[Path, typer.Argument(help="Probes, Parquet or JSONL: facts with subject and answer.")],
+    out: Annotated[Path, typer.Argument(help="The fact-chunks file to write (Parquet).")],
+    min_score: MinScore = [],  # noqa: B006
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find the chunks that state each fact: those that mention its subject and its answer.
+
+    The same rows as 'chunk-provenance facts', looked up in the index.
+
+    Example: entity-index facts index probes.parquet fact_chunks.parquet
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{str(out)!r} exists: choose another place or give --overwrite")
+    opened, thresholds, asked = open_index(index), parse_thresholds(min_score), read_probes(probes)
+    found = find_fact_chunks(opened, asked, thresholds)
+    store_sha256 = opened.meta["store_sha256"]
+    write_fact_chunks(
+        found, out, evidence=evidence_rule(thresholds), source="entity-index", store_sha256=store_sha256
+    )
+    counts = {kind: [0, 0] for kind in KINDS}
+    for kind in KINDS:
+        of_kind = found.filter(pc.equal(found["kind"], kind))
+        counts[kind] = [len(of_kind["fact_id"].unique()), len(of_kind)]
+    num_facts = len(asked["fact_id"].unique())
+    if as_json:
+        print_json({"facts": num_facts, "chunks": {kind: count for kind, (_, count) in counts.items()}})
+    else:
+        title = f"{num_facts:,} facts"
+        rows: list[list[Any]] = [[kind, *count] for kind, count in counts.items()]
+        print_table(["chunks that mention", "facts with any", "(fact, chunk) pairs"], rows, title=title)
+
+
+@app.command()
 def compare(
     index: IndexPath,
-    entity: Annotated[str, typer.Argument(help="Entity id, or name:TEXT.")],
+    entity: Annotated[
+        str | None, typer.Argument(help="Entity id, or name:TEXT. Default: the entity in most chunks.")
+    ] = None,
     case_sensitive: CaseSensitive = False,
     min_score: MinScore = [],  # noqa: B006
     examples: Annotated[int, typer.Option(min=0, help="How many passages to show of each kind.")] = 3,
@@ -194,15 +240,15 @@ def compare(
 ) -> None:
     """Compare the entity query with a search for its name, and for all its names.
 
-    Its names are what links and the entity linker resolved to it. Shows what the search for
-    the name misses (pronouns, aliases) and finds wrongly (shared names).
+    Its names are the texts of its mentions, but for those that only their cluster ties to it, such as
+    pronouns. Shows what the search for the name misses (pronouns, aliases) and finds wrongly (shared names).
 
     Example: entity-index compare index "name:Ada Lovelace"
     """
     opened = open_index(index)
     found = compare_with_names(
         opened,
-        resolve(opened, entity),
+        most_frequent(opened) if entity is None else resolve(opened, entity),
         parse_thresholds(min_score),
         case_sensitive=case_sensitive,
         examples=examples,
@@ -215,22 +261,31 @@ def compare(
         print_comparison(opened, found)
 
 
+def most_frequent(index: EntityIndex) -> str:
+    """The entity in most chunks, the first of equals."""
+    if not len(index.entities):
+        raise ValueError(
+            f"{str(index.path)!r} has no mention of any entity: was its store built with --mentions?"
+        )
+    return index.entities[int(index.chunk_counts().argmax())]
+
+
 COMPARED = ["search for", "chunks", "same chunks", "missed", "other chunks"]
 
 
-def comparison_rows(found: Comparison) -> list[list[object]]:
+def comparison_rows(found: Comparison) -> list[list[Any]]:
     """Each way of searching beside the entity query."""
-    rows: list[list[object]] = [[f"the entity {found.entity}", found.total, found.total, 0, 0]]
-    labels = (f"its name, {found.name}", f"its {len(found.extended.names)} names")
+    rows: list[list[Any]] = [[f"the entity {found.entity}", found.total, found.total, 0, 0]]
+    labels = (f"its name, {found.name}", f"all its names ({len(found.extended.names)})")
     for label, search in zip(labels, (found.canonical, found.extended), strict=True):
         rows.append([label, search.found, search.agreed, search.missed, search.extra])
     return rows
 
 
-def comparison_tables(found: Comparison) -> list[tuple[str, list[str], list[list[object]]]]:
+def comparison_tables(found: Comparison) -> list[tuple[str, list[str], list[list[Any]]]]:
     """Title, columns and rows of everything that a comparison counts."""
-    missed = [list(pair) for pair in found.missed_surfaces.most_common(10)]
-    extra = [list(pair) for pair in found.extra_meanings.most_common(10)]
+    missed = [list(pair) for pair in found.missed_surfaces.items()][:10]
+    extra = [list(pair) for pair in found.extra_meanings.items()][:10]
     return [
         ("Chunks found", COMPARED, comparison_rows(found)),
         ("What it is called where its name misses it", ["text", "mentions"], missed),
@@ -257,13 +312,18 @@ def write_comparison(opened: EntityIndex, found: Comparison, path: Path) -> None
     """Write a comparison as a report section."""
     name = found.canonical
     summary = (
-        f"{found.total:,} chunks mention {found.name} ({found.entity}). A search for the name finds "
+        f"{num_chunks(found.total)} mention {found.name} ({found.entity}). A search for the name finds "
         f"{name.agreed:,} of them, misses {name.missed:,} and finds {name.extra:,} others. Passages: chunks "
         "that the name misses, then others that it finds."
     )
     tables = [table(*parts) for parts in comparison_tables(found) if parts[2]]
     passages = [passage(opened, hit) for hit in (*found.missed_hits, *found.extra_hits)]
-    write_section(path, "Entities against strings", summary, tables=tables, passages=passages)
+    save_section(path, "Entities against strings", summary, tables=tables, passages=passages)
+
+
+def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
+    """Write a section for the report of chunk-provenance."""
+    write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
 
 
 def parse_thresholds(texts: list[str]) -> Thresholds:
@@ -292,9 +352,14 @@ def resolve(index: EntityIndex, text: str) -> str:
     matches = index.names(name, limit=4)
     if not matches:
         raise ValueError(f"no entity is called {name!r}: try 'entity-index names INDEX {name!r} --prefix'")
-    best, *others = (f"{match.entity} ({match.name}, {match.chunks:,} chunks)" for match in matches)
+    best, *others = (f"{match.entity} ({match.name}, {num_chunks(match.chunks)})" for match in matches)
     say(f"{name!r} is {best}" + "".join(f"; not {other}" for other in others))
     return matches[0].entity
+
+
+def num_chunks(count: int) -> str:
+    """A number of chunks, in words."""
+    return f"{count:,} chunk" if count == 1 else f"{count:,} chunks"
 
 
 def print_json(value: object) -> None:
@@ -320,8 +385,6 @@ def show_progress() -> Iterator[builder.Progress]:
 
         yield announce
         return
-    from rich.console import Console
-
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True)) as bars:
         tasks = {}
@@ -338,6 +401,6 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on stderr and exit code 2."""
     try:
         app()
-    except (ValueError, OSError) as error:
-        say(f"error: {error}")
+    except (ValueError, OSError, duckdb.Error) as error:
+        say(f"error: {str(error).splitlines()[0]}")
         sys.exit(2)

@@ -3,6 +3,8 @@
 The entity query is taken as the truth here, so these are differences, not precision and recall.
 """
 
+import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,10 +47,10 @@ class Comparison:
     total: int
     canonical: NameSearch
     extended: NameSearch
-    missed_surfaces: Counter[str]
-    """What the entity is called in chunks that its name does not find."""
-    extra_meanings: Counter[str]
-    """Which entity the name means in chunks that the entity query leaves out."""
+    missed_surfaces: dict[str, int]
+    """What the entity is called in chunks that its name does not find, the most frequent first."""
+    extra_meanings: dict[str, int]
+    """Which entity the name means in chunks that the entity query leaves out, the most frequent first."""
     missed_hits: tuple[Hit, ...]
     extra_hits: tuple[Hit, ...]
 
@@ -63,14 +65,14 @@ def compare_with_names(
 ) -> Comparison:
     """Find an entity's chunks by the entity, by its most frequent name, and by all its names in the index.
 
-    Names are searched as they are and with 's; of the further names those that find too much are left out
-    (`searchable_aliases`).
+    A name loses its parentheses ("Ada (ship)"). Names are searched as they are and with 's; of the further
+    names those that find too much are left out (`searchable_aliases`).
 
     Raises:
         ValueError: the index does not know the entity, or no name of it.
     """
-    name = index.name_of(entity)
-    if name is None:
+    name = plain_name(index.name_of(entity) or "")
+    if not name:
         raise ValueError(f"the index knows no name of {entity!r}: see 'entity-index names'")
     where = Entity(entity, thresholds)
     further = searchable_aliases(match.text for match in index.names_of(entity))
@@ -79,10 +81,28 @@ def compare_with_names(
     phrases = name_phrases([name], case_sensitive=case_sensitive)
     missed = index.search(Query(where & ~phrases, limit=EXAMINED)).hits
     extra = index.search(Query(phrases & ~where, limit=EXAMINED)).hits
-    surfaces = Counter(surface for hit in missed for surface in _surfaces(index, hit))
-    meanings = Counter(_meaning(index, hit, thresholds) for hit in extra)
-    shown = missed[:examples], extra[:examples]
-    return Comparison(entity, name, index.count(where), canonical, extended, surfaces, meanings, *shown)
+    surfaces = [_surfaces(index, hit) for hit in missed]
+    meanings = [[_meaning(index, hit, thresholds)] for hit in extra]
+    return Comparison(
+        entity,
+        name,
+        index.count(where),
+        canonical,
+        extended,
+        missed_surfaces=_count(surfaces),
+        extra_meanings=_count(meanings),
+        missed_hits=_varied(missed, surfaces)[:examples],
+        extra_hits=_varied(extra, meanings)[:examples],
+    )
+
+
+def plain_name(title: str) -> str:
+    """A name without the parentheses that tell its bearers apart.
+
+    >>> plain_name("Ada (programming language)")
+    'Ada'
+    """
+    return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
 
 
 def _search_names(
@@ -92,6 +112,21 @@ def _search_names(
     phrases = name_phrases(names, case_sensitive=case_sensitive)
     total, found, agreed = index.count(where), index.count(phrases), index.count(where & phrases)
     return NameSearch(names, found, agreed, missed=total - agreed, extra=found - agreed)
+
+
+def _count(kinds: list[list[str]]) -> dict[str, int]:
+    return dict(Counter(itertools.chain(*kinds)).most_common())
+
+
+def _varied(hits: tuple[Hit, ...], kinds: list[list[str]]) -> tuple[Hit, ...]:
+    """Those hits first that show a kind of thing no earlier one shows."""
+    seen: set[str] = set()
+    first: list[Hit] = []
+    rest: list[Hit] = []
+    for hit, of_hit in zip(hits, kinds, strict=True):
+        (rest if seen.issuperset(of_hit) else first).append(hit)
+        seen.update(of_hit)
+    return (*first, *rest)
 
 
 def _surfaces(index: EntityIndex, hit: Hit) -> list[str]:

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 
 from entity_index.manifest import read_manifest
-from entity_index.postings import Ids, Postings, Scores, best_per_chunk, best_ranked, open_postings
+from entity_index.postings import Ids, Postings, Scores, best_per_chunk, best_ranked, contained, open_postings
 from entity_index.query import (
     DEFAULT_THRESHOLDS,
     SOURCES,
@@ -60,10 +60,13 @@ class EntityIndex:
         """Map the folder's files."""
         self.path, self.meta = path, meta
         self.postings: Postings = open_postings(path)
-        self._texts = Texts(path / "text")
         self.entities: StringColumn = open_strings(path, "entities")
         self._names = open_strings(path, "entity_names")
         self._name_keys, self._name_texts = open_strings(path, "name_keys"), open_strings(path, "name_texts")
+
+    @cached_property
+    def _texts(self) -> Texts:
+        return Texts(self.path / "text")
 
     # Queries
 
@@ -71,7 +74,7 @@ class EntityIndex:
         """The chunks that fulfil a query: how many, and the best of them with the places in them."""
         chunk_ids, scores = self._matches(query.where)
         best = best_ranked(scores, query.limit)
-        positive = list(_positive(query.where))
+        positive = [(clause, self._number_of(clause)) for clause in _positive(query.where)]
         hits = (self._hit(int(chunk_ids[i]), float(scores[i]), positive) for i in best)
         return Result(len(chunk_ids), tuple(hits))
 
@@ -109,7 +112,7 @@ class EntityIndex:
         ]
         common = by_size[0]
         for chunk_ids in by_size[1:]:
-            common = common[_contained(common, chunk_ids)]
+            common = common[contained(common, chunk_ids)]
         common = self._without(common, [part for part in where.parts if isinstance(part, Not)])
         total = np.zeros(len(common))
         for chunk_ids, scores in parts:
@@ -118,7 +121,7 @@ class EntityIndex:
 
     def _without(self, chunk_ids: Ids, unwanted: list[Not]) -> Ids:
         for clause in unwanted:
-            chunk_ids = chunk_ids[~_contained(chunk_ids, self._matches(clause.part)[0])]
+            chunk_ids = chunk_ids[~contained(chunk_ids, self._matches(clause.part)[0])]
         return chunk_ids
 
     def _rows_of(self, clause: Entity) -> Ids:
@@ -127,20 +130,21 @@ class EntityIndex:
             return np.empty(0, dtype=np.int64)
         return self.postings.of_entity(number, clause.thresholds)
 
-    def _hit(self, chunk_id: int, score: float, clauses: list[Entity | Phrase]) -> Hit:
+    def _hit(self, chunk_id: int, score: float, clauses: list[tuple[Entity | Phrase, int | None]]) -> Hit:
         """One result, with the places that the query's entities and phrases have in it."""
         mentions: set[Mention] = set()
         spans: set[tuple[int, int]] = set()
-        text = self.chunk(chunk_id).text if any(isinstance(clause, Phrase) for clause in clauses) else ""
-        rows = self.postings.of_chunk(chunk_id)
-        numbers = self.postings.entities(rows)
-        for clause in clauses:
+        text = self.chunk(chunk_id).text if any(isinstance(clause, Phrase) for clause, _ in clauses) else ""
+        for clause, number in clauses:
             if isinstance(clause, Phrase):
                 spans.update(phrase_spans(text, clause.text, case_sensitive=clause.case_sensitive))
-            elif (number := self._number(clause.entity)) is not None:
-                own = rows[numbers == number]
-                mentions.update(self._mentions(own[self.postings.passing(own, clause.thresholds)]))
+            elif number is not None:
+                rows = self.postings.of_entity_in_chunk(number, chunk_id)
+                mentions.update(self._mentions(rows[self.postings.passing(rows, clause.thresholds)]))
         return Hit(chunk_id, score, tuple(sorted(mentions)), tuple(sorted(spans)))
+
+    def _number_of(self, clause: Entity | Phrase) -> int | None:
+        return self._number(clause.entity) if isinstance(clause, Entity) else None
 
     # One chunk
 
@@ -257,20 +261,10 @@ def _positive(where: Clause) -> Iterator[Entity | Phrase]:
             yield from _positive(part)
 
 
-def _contained(chunk_ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
-    """Which of these ids are among the others; both ascending."""
-    places = np.searchsorted(others, chunk_ids)
-    inside = places < len(others)
-    inside[inside] = others[places[inside]] == chunk_ids[inside]
-    return inside
-
-
 def _unscored(chunk_ids: Ids) -> Matches:
     return chunk_ids, np.zeros(len(chunk_ids), dtype=np.float32)
 
 
 def _lower(text: str) -> str:
-    """Lower case as the builder's SQL makes it, which is not always Python's."""
-    with duckdb.connect() as database:
-        ((lowered,),) = database.execute("SELECT lower(?)", [text]).fetchall()
-    return str(lowered)
+    """Lower case as the builder's SQL makes it: character by character, each to one."""
+    return "".join("i" if character == "\u0130" else character.lower() for character in text)

@@ -27,6 +27,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{str(folder)!r} has {FORMAT} version {meta.get('version')}, this release reads {VERSION}: "
             "upgrade entity-index, or build the index again"
         )
+    if missing := [name for name in [*meta["files"], "text"] if not (folder / name).exists()]:
+        raise FormatError(f"{str(folder)!r} is damaged, it lacks {', '.join(missing)}: build the index again")
     return meta
 
 

@@ -57,6 +57,14 @@ class Postings:
         start, end = int(self.offsets[entity]), int(self.offsets[entity + 1])
         return start + np.flatnonzero(self.passing(slice(start, end), thresholds))
 
+    def of_entity_in_chunk(self, entity: int, chunk_id: int) -> Ids:
+        """Rows of an entity in one chunk, ascending."""
+        start, end = int(self.offsets[entity]), int(self.offsets[entity + 1])
+        chunks = self.columns["chunk_id"][start:end]
+        key = chunks.dtype.type(chunk_id)  # of the same type, else the column would be copied
+        first, last = (start + int(np.searchsorted(chunks, key, side=side)) for side in ("left", "right"))
+        return np.arange(first, last)
+
     def of_chunk(self, chunk_id: int) -> Ids:
         """Rows of a chunk, ascending."""
         start, end = self.chunk_offsets[chunk_id : chunk_id + 2]
@@ -131,6 +139,14 @@ def best_ranked(scores: Scores, limit: int | None) -> Ids:
     above = np.flatnonzero(scores > least)
     equal = np.flatnonzero(scores == least)[: limit - len(above)]
     return np.concatenate([above[np.argsort(-scores[above], kind="stable")], equal])
+
+
+def contained(chunk_ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
+    """Which of these ids are among the others; both ascending."""
+    places = np.searchsorted(others, chunk_ids)
+    inside = places < len(others)
+    inside[inside] = others[places[inside]] == chunk_ids[inside]
+    return inside
 
 
 def write_chunk_order(folder: Path, chunk_id: Column, num_chunks: int) -> None:

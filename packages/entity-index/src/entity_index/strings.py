@@ -3,6 +3,7 @@
 Look-up in a sorted column is a binary search that touches log2(n) strings.
 """
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,11 @@ class StringColumnWriter:
 
 def create(path: Path, dtype: npt.DTypeLike, length: int) -> np.memmap[Any, Any]:
     """A new one-dimensional .npy file of known length, memory-mapped for writing, zeros."""
-    return np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=(length,))
+    if hasattr(os, "posix_fallocate"):  # else a full disk would end the process while it writes
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def open_strings(folder: Path, name: str) -> StringColumn:

@@ -4,6 +4,8 @@ Words are cut by `words.py` and handed over separated by spaces, so that tantivy
 as they are written, once in lower case, with their positions.
 """
 
+import os
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,18 +35,23 @@ class Chunk:
 def write_texts(folder: Path, chunks: Iterable[Chunk]) -> None:
     """Index chunks for phrase search into a new folder. About 20,000 chunks of 1,000 characters in 15 s."""
     folder.mkdir()
-    writer = tantivy.Index(_schema(), path=str(folder)).writer(heap_size=WRITER_MEMORY, num_threads=1)
-    for chunk in chunks:
-        cased = " ".join(words(chunk.text))
-        document = tantivy.Document()
-        document.add_unsigned("chunk_id", chunk.chunk_id)
-        document.add_text("cased", cased)
-        document.add_text("lower", " ".join(word.lower() for word in cased.split(" ")))
-        for field in ("text", "doc_id", "title"):
-            document.add_bytes(field, getattr(chunk, field).encode())
-        writer.add_document(document)
-    writer.commit()
-    writer.wait_merging_threads()
+    index = tantivy.Index(_schema(), path=str(folder))
+    with index.writer(heap_size=WRITER_MEMORY, num_threads=1) as writer:  # leaving it commits, or rolls back
+        for chunk in chunks:
+            writer.add_document(_document(chunk))
+    for file in folder.iterdir():
+        file.chmod((folder / ".tantivy-meta.lock").stat().st_mode)  # some are for the owner only
+
+
+def _document(chunk: Chunk) -> tantivy.Document:
+    cased = " ".join(words(chunk.text))
+    document = tantivy.Document()
+    document.add_unsigned("chunk_id", chunk.chunk_id)
+    document.add_text("cased", cased)
+    document.add_text("lower", cased.lower())
+    for field in ("text", "doc_id", "title"):
+        document.add_bytes(field, getattr(chunk, field).encode())
+    return document
 
 
 class Texts:
@@ -53,7 +60,7 @@ class Texts:
     def __init__(self, folder: Path) -> None:
         """Open the folder `write_texts` made; its files are memory-mapped."""
         self._schema = _schema()
-        self._searcher = tantivy.Index.open(str(folder)).searcher()
+        self._searcher = _open_searcher(folder)
 
     def chunks_with(self, phrase: Phrase) -> npt.NDArray[np.int64]:
         """Ids of the chunks that hold a phrase, ascending."""
@@ -88,6 +95,17 @@ class Texts:
         if len(wanted) == 1:
             return tantivy.Query.term_query(self._schema, field, wanted[0])
         return tantivy.Query.phrase_query(self._schema, field, wanted)
+
+
+def _open_searcher(folder: Path) -> tantivy.Searcher:
+    """tantivy locks a file even to read. Where that is forbidden, it gets a folder of links for a moment."""
+    if os.access(folder / ".tantivy-meta.lock", os.W_OK):
+        return tantivy.Index.open(str(folder)).searcher()
+    with tempfile.TemporaryDirectory() as links:
+        for file in folder.resolve().iterdir():
+            if file.suffix != ".lock":
+                (Path(links) / file.name).symlink_to(file)
+        return tantivy.Index.open(links).searcher()
 
 
 def _schema() -> tantivy.Schema:

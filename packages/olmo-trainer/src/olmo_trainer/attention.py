@@ -1,9 +1,9 @@
-"""Attention that never crosses a document: one function, registered with transformers under the name `olmo_trainer`.
+"""Attention that never crosses a document: one function, registered with transformers as `olmo_trainer`.
 
-A row that holds one document needs no mask at all (plain causal attention, padding stands last). Rows of several
-documents use a block mask on the CPU, and the variable-length kernel with `cu_seqlens` on CUDA. Because the name has
-no entry in transformers' mask registry, no mask is built there; the two tensors travel as keyword arguments of
-`model(...)`. For training only: there is no cache.
+A row that holds one document needs no mask at all: plain causal attention, padding stands last. Rows of
+several documents use a block mask on the CPU, and the variable-length kernel with `cu_seqlens` on CUDA.
+The name has no entry in transformers' mask registry, so no mask is built there; the two tensors travel as
+keyword arguments of `model(...)`. For training only: there is no cache.
 """
 
 from typing import Any
@@ -52,8 +52,8 @@ def document_attention(
     """
     if query.shape[2] != key.shape[2]:
         raise ValueError(
-            f"the attention {NAME!r} is for training: it got {query.shape[2]} queries and {key.shape[2]} keys; "
-            "open the exported checkpoint with from_pretrained to generate"
+            f"the attention {NAME!r} is for training: it got {query.shape[2]} queries and {key.shape[2]} "
+            "keys; open the exported checkpoint with from_pretrained to generate"
         )
     if cu_seqlens is not None and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen(query, key, value, cu_seqlens, scaling), None
@@ -78,16 +78,16 @@ def _varlen(
     cu_seqlens: Int[Tensor, " boundary"],
     scaling: float | None,
 ) -> Float[Tensor, "row seq head d_head"]:
-    """CUDA only, bfloat16 or float16. The row length is a legal upper bound of a document, so nothing syncs."""
+    """CUDA only, 16 bits a value. The row length is a legal upper bound of a document, so nothing syncs."""
     from torch.nn.attention.varlen import varlen_attn
 
     rows, heads, length, _ = query.shape
     groups = heads // key.shape[1]  # torch 2.11 has no enable_gqa here
     key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
-    flat = [states.transpose(1, 2).flatten(0, 1).contiguous() for states in (query, key, value)]
-    output = varlen_attn(*flat, cu_seqlens, cu_seqlens, length, length, scale=scaling, window_size=(-1, 0))
+    q, k, v = (states.transpose(1, 2).flatten(0, 1).contiguous() for states in (query, key, value))
+    output = varlen_attn(q, k, v, cu_seqlens, cu_seqlens, length, length, scale=scaling, window_size=(-1, 0))
     assert isinstance(output, Tensor)  # no auxiliary output is asked for
-    return output.unflatten(0, (rows, length))
+    return output.view(rows, length, heads, -1)
 
 
 AttentionInterface.register(NAME, document_attention)

@@ -1,4 +1,4 @@
-"""Batches: the rows of one update, cut into micro-batches. Reading is a slice of a mapped file, nothing is cached."""
+"""Batches: the rows of one update, cut into micro-batches. Reading is a slice of a mapped file, no cache."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from chunk_provenance import ChunkStore, DataOrder
 from jaxtyping import Int
 from torch import Tensor
 
+from chunk_provenance import ChunkStore, DataOrder
 from olmo_trainer.config import TrainConfig
 
 IGNORED = -100
@@ -27,7 +27,7 @@ class Batch:
     labels: Int[Tensor, "row seq"]
     """The token after each position, already shifted; -100 where there is no target."""
     doc_ids: Int[Tensor, "row seq"] | None
-    """Number of the document of each token in its row, -1 on padding; None where every row is one document."""
+    """Each token's document, counted in its row, -1 on padding; None where every row is one document."""
     cu_seqlens: Int[Tensor, " boundary"] | None
     """CUDA only: int32 starts of the documents in the flattened batch, its length last; None likewise."""
     chunk_ids: tuple[int, ...]
@@ -51,9 +51,10 @@ class Batch:
 def make_labels(
     input_ids: npt.NDArray[np.int64], doc_ids: npt.NDArray[np.int32], *, cross_document_targets: bool
 ) -> npt.NDArray[np.int64]:
-    """The next token of every position; -100 before padding, in the last column and, if so asked, across documents.
+    """The next token of every position; -100 before padding, at the row's end, if asked across documents.
 
-    >>> make_labels(np.array([[5, 6, 7, 0]]), np.array([[0, 0, 1, -1]], dtype=np.int32), cross_document_targets=False)
+    >>> doc_ids = np.array([[0, 0, 1, -1]], dtype=np.int32)
+    >>> make_labels(np.array([[5, 6, 7, 0]]), doc_ids, cross_document_targets=False)
     array([[   6, -100, -100, -100]])
     """
     labels = np.full_like(input_ids, IGNORED)
@@ -72,7 +73,7 @@ def micro_batches(
     micro_batch_tokens: int | None,
     device: torch.device,
 ) -> Iterator[Batch]:
-    """Cut an update into consecutive rows of at most `micro_batch_tokens` (padding counted), at least one row each."""
+    """Cut an update into consecutive rows of up to `micro_batch_tokens` with padding, at least one each."""
     input_ids, doc_ids = rows
     num_targets = max(1, int((labels != IGNORED).sum()))
     step = len(input_ids) if micro_batch_tokens is None else max(1, micro_batch_tokens // input_ids.shape[1])
@@ -90,7 +91,7 @@ def _make_batch(
     device: torch.device,
 ) -> Batch:
     """Copy the arrays to the device, without the columns that are padding in every row."""
-    width = int((doc_ids >= 0).any(0).nonzero()[0].max(initial=0)) + 1
+    width = int(np.flatnonzero((doc_ids >= 0).any(0)).max(initial=0)) + 1
     input_ids, labels, doc_ids = input_ids[:, :width], labels[:, :width], doc_ids[:, :width]
     several = bool((doc_ids > 0).any())
     boundaries = torch.from_numpy(cumulative_lengths(doc_ids)) if several and device.type == "cuda" else None
@@ -105,7 +106,7 @@ def _make_batch(
 
 
 def cumulative_lengths(doc_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
-    """Starts of the documents in the flattened rows, the total last; the padding of a row counts as a document.
+    """Starts of the documents in the flattened rows, the total last; padding counts as a document.
 
     >>> cumulative_lengths(np.array([[0, 0, 1], [0, -1, -1]], dtype=np.int32))
     array([0, 2, 3, 4, 6], dtype=int32)

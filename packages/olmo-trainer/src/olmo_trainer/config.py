@@ -1,7 +1,7 @@
 """The configuration of a run: one YAML file, checked against these models, saved beside the result.
 
 `base: other.yaml` at the top of a file composes (paths relative to that file, deep merge, the later wins),
-`--set optim.lr=3e-4` wins over both. `load_config` works for any pydantic model: cocomix and linear-attn use it too.
+`--set optim.lr=3e-4` wins over both. `load_config` takes any pydantic model: cocomix and linear-attn use it.
 """
 
 import difflib
@@ -37,7 +37,7 @@ class ModelConfig(Section):
     """What is trained: a preset from scratch, or a model to continue from."""
 
     preset: str | None = None
-    """Size of an OLMo-2 decoder made from scratch: olmo2-tiny, -30m, -60m, -190m, -370m, -600m, -760m or -1b."""
+    """Size of an OLMo-2 made from scratch: olmo2-tiny, -30m, -60m, -190m, -370m, -600m, -760m or -1b."""
     overrides: dict[str, Any] = {}
     """Fields of transformers' Olmo2Config that differ from the preset, such as `num_hidden_layers: 8`."""
     from_: str | None = Field(default=None, alias="from")
@@ -96,7 +96,7 @@ class OptimConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """The learning rate over the run; `docs` of the formulas in schedules.py."""
+    """The learning rate over the run, by OLMo-core's formulas."""
 
     name: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     """constant, linear or cosine decay to the end, or wsd: constant, then linear decay over the last part."""
@@ -135,7 +135,7 @@ class SeedConfig(Section):
 
 
 class ExportConfig(Section):
-    """Checkpoints for ever: Hugging Face folders RUN/step{N}. Step 0 and the last step are always among them."""
+    """Checkpoints for ever: Hugging Face folders RUN/step{N}. Step 0 and the last are always among them."""
 
     every: PositiveInt | None = 1000
     """Steps between two exports."""
@@ -150,7 +150,7 @@ class ExportConfig(Section):
 class ResumeConfig(Section):
     """States to continue from after an interruption: weights and optimiser, 12 bytes a parameter."""
 
-    every: PositiveInt = 500
+    every: PositiveInt = 200
     """Steps between two states; one is also written at the end and on SIGTERM."""
     keep_last: PositiveInt = 2
     """Older ones are deleted."""
@@ -177,7 +177,7 @@ class TrainConfig(Section):
     schedule: ScheduleConfig = ScheduleConfig()
     """The learning rate over the run."""
     loss: LossConfig = LossConfig()
-    """The default loss."""
+    """What is minimised."""
     seed: SeedConfig = SeedConfig()
     """Random seeds."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -193,7 +193,7 @@ class TrainConfig(Section):
     compile: bool = False
     """torch.compile each layer; needs a C++ compiler on the CPU and takes a minute to start."""
     deterministic: bool = False
-    """Only algorithms that give the same bits twice on CUDA; slower. On the CPU every run is repeatable as it is."""
+    """Only algorithms that give the same bits twice on CUDA; slower. On the CPU every run is repeatable."""
 
 
 def load_config(model: type[SectionType], path: str | Path, settings: Sequence[str] = ()) -> SectionType:
@@ -201,7 +201,7 @@ def load_config(model: type[SectionType], path: str | Path, settings: Sequence[s
 
     Raises:
         FileNotFoundError: the file or one of its bases does not exist.
-        ValueError: an unknown key (the closest known one is named), a wrong value, a base that includes itself.
+        ValueError: an unknown key (the closest is named), a wrong value, a base that includes itself.
     """
     tree = _read_tree(Path(path), ())
     for setting in settings:
@@ -215,7 +215,7 @@ def load_config(model: type[SectionType], path: str | Path, settings: Sequence[s
 
 
 def dump_config(config: BaseModel) -> str:
-    """The resolved configuration as YAML, defaults written out; `load_config` reads it back to an equal one."""
+    """The resolved configuration as YAML, defaults written out; `load_config` reads back an equal one."""
     return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, allow_unicode=True)
 
 

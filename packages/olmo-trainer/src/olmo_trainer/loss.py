@@ -1,7 +1,7 @@
 """The default loss: next-token cross-entropy plus z-loss, and the seam where another loss goes.
 
 The head and the loss run over chunks of tokens, forward and backward together, so that never more than
-`chunk_tokens` rows of logits exist: 4,096 tokens of a 100k vocabulary are 1.6 GB, a whole micro-batch many times that.
+`chunk_tokens` rows of logits exist: 4,096 tokens of a 100k vocabulary are 1.6 GB, a batch many times that.
 """
 
 from collections.abc import Callable
@@ -18,16 +18,16 @@ from olmo_trainer.batches import IGNORED, Batch
 
 Metrics = dict[str, Tensor]
 LossFunction = Callable[[PreTrainedModel, Batch], tuple[Tensor, Metrics]]
-"""The seam. It gets the model and one micro-batch, and returns that micro-batch's SHARE of the update's loss and
-metrics: a sum over its targets divided by `batch.num_targets`, the number of targets of the whole update. Shares are
-added up, so cutting an update into more micro-batches changes nothing but rounding. Metrics are detached scalars;
-their names become columns of metrics.jsonl."""
+"""The seam. It gets the model and one micro-batch, and returns that micro-batch's SHARE of the update's loss
+and metrics: a sum over its targets divided by `batch.num_targets`, the targets of the whole update. Shares
+are added up, so cutting an update into more micro-batches changes nothing but rounding. Metrics are scalars
+without gradient, the same names every time; they become keys of metrics.jsonl."""
 
 
 def next_token_loss(
     model: PreTrainedModel, batch: Batch, *, z_weight: float = 1e-5, chunk_tokens: int = 1024
 ) -> tuple[Float[Tensor, ""], Metrics]:
-    """Cross-entropy of the next token plus `z_weight` times the squared log-partition, means over the targets."""
+    """Cross-entropy of the next token plus `z_weight` times the squared log-partition, over the targets."""
     hidden = hidden_states(model, batch)
     targets = (batch.labels != IGNORED).flatten().nonzero().squeeze(1)
     weight, bias = output_head(model)
@@ -48,7 +48,9 @@ def sum_cross_entropy(model: PreTrainedModel, batch: Batch, *, chunk_tokens: int
     hidden, labels = hidden_states(model, batch).flatten(0, 1), batch.labels.flatten()
     weight, bias = output_head(model)
     total = 0.0
-    for part, targets in zip(hidden.split(chunk_tokens), labels.split(chunk_tokens), strict=True):
+    for part, targets in zip(
+        torch.split(hidden, chunk_tokens), torch.split(labels, chunk_tokens), strict=True
+    ):
         logits = torch.nn.functional.linear(part, weight, bias).float()
         total += float(cross_entropy(logits, targets, ignore_index=IGNORED, reduction="sum"))
     return total
@@ -81,7 +83,7 @@ def output_head(
                 f"{type(model).__name__} changes its logits ({detail}), which next_token_loss does not do: "
                 "pass a loss function of your own"
             )
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     if not isinstance(head, nn.Linear):
         raise ValueError(
             f"{type(model).__name__} has no linear output layer: pass a loss function of your own"
@@ -102,7 +104,7 @@ def chunked_loss(
 
     Under autocast the products run in its dtype; sums, softmax and the weight's gradient stay in float32.
     """
-    loss, ce, z = _ChunkedLoss.apply(hidden, weight, bias, labels, z_weight, chunk_tokens)  # type: ignore[no-untyped-call]
+    loss, ce, z = _ChunkedLoss.apply(hidden, weight, bias, labels, z_weight, chunk_tokens)
     return loss, ce, z
 
 
@@ -164,7 +166,7 @@ class _ChunkedLoss(torch.autograd.Function):
 def _loss_and_grad_logits(
     logits: Float[Tensor, "token vocab"], labels: Int[Tensor, " token"], z_weight: float
 ) -> tuple[Float[Tensor, "2"], Float[Tensor, "token vocab"]]:
-    """Sums of cross-entropy and of the squared log-partition; the logits' gradient, written over the logits."""
+    """Sums of cross-entropy and of squared log-partition; the logits' gradient, written over the logits."""
     log_partition = logits.logsumexp(1)  # (token,)
     target_logits = logits.gather(1, labels[:, None]).squeeze(1)
     sums = torch.stack([(log_partition - target_logits).sum(), log_partition.square().sum()])

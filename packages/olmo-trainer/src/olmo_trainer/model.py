@@ -1,8 +1,8 @@
 """Build the model: an OLMo-2 decoder from scratch with portable weights, or any decoder to continue from.
 
-The architecture is transformers' own class, so a checkpoint opens anywhere; what is ours are the attention function,
-the loss and the initial weights. Each parameter has a random stream of its own, named after it: adding a layer
-changes no other weight, and no torch version or number of processes changes any.
+The architecture is transformers' own class, so a checkpoint opens anywhere; what is ours are the attention
+function, the loss and the initial weights. Each parameter has a random stream of its own, named after it:
+adding a layer changes no other weight, and no torch version or number of processes changes any.
 """
 
 import hashlib
@@ -43,8 +43,8 @@ def olmo2_config(
 ) -> Olmo2Config:
     """The configuration of a preset; `overrides` are fields of `Olmo2Config` and win over everything.
 
-    The vocabulary is rounded up to a multiple of 128. A padding token that also ends documents is left out, because
-    transformers never trains the embedding of the padding token.
+    The vocabulary is rounded up to a multiple of 128. A padding token that also ends documents is left out,
+    because transformers never trains the embedding of the padding token.
 
     Raises:
         ValueError: an override is no field of `Olmo2Config`.
@@ -75,7 +75,7 @@ def build_from_scratch(config: Olmo2Config, *, seed: int) -> PreTrainedModel:
     model = build_on_meta(config)
     model.to_empty(device="cpu")
     # to_empty leaves the rotary tables uninitialised: they are computed, not stored
-    rotary = model.base_model.rotary_emb
+    rotary = model.get_submodule("model.rotary_emb")
     fresh = type(rotary)(config)
     for name, buffer in rotary.named_buffers():
         buffer.copy_(fresh.get_buffer(name))
@@ -87,7 +87,7 @@ def build_from_scratch(config: Olmo2Config, *, seed: int) -> PreTrainedModel:
 def build_on_meta(config: Olmo2Config) -> PreTrainedModel:
     """The modules without any memory: enough to count parameters, or to shard before materialising."""
     with torch.device("meta"):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
             config, attn_implementation=attention.NAME, dtype=torch.float32
         )
     return model
@@ -95,7 +95,7 @@ def build_on_meta(config: Olmo2Config) -> PreTrainedModel:
 
 @torch.no_grad()
 def initialise(model: nn.Module, *, seed: int) -> None:
-    """Set every parameter: norms to one, biases to zero, matrices to a truncated normal of std 0.02 cut at 3 sigma."""
+    """Norms to one, biases to zero, matrices to a normal of std 0.02 cut at three standard deviations."""
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             parameter.fill_(0.0 if name.endswith("bias") else 1.0)
@@ -109,7 +109,7 @@ def parameter_seed(seed: int, name: str) -> int:
 
 
 def truncated_normal(shape: torch.Size, *, seed: int) -> Tensor:
-    """Standard normal values without those beyond 3; by rejection, because torch's own stream differs by version."""
+    """Standard normal values, none beyond 3; by rejection, as torch's own function differs by version."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randn(shape.numel(), generator=generator)
     while (outside := values.abs() > INIT_CUTOFF).any():

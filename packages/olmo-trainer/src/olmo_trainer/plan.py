@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from chunk_provenance import open_store
+from transformers import PreTrainedConfig
 
+from chunk_provenance import open_store
 from olmo_trainer import checkpoint, setup
 from olmo_trainer.config import TrainConfig
 from olmo_trainer.model import count_parameters
@@ -57,7 +58,7 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
     states = config.checkpoint.resume.keep_last + 1  # the newest is written before the oldest goes
     return Plan(
         parameters=parameters,
-        embedding_parameters=model.get_input_embeddings().weight.numel(),
+        embedding_parameters=setup.input_embeddings(model).weight.numel(),
         tokens=tokens,
         padding=1 - tokens / padded,
         updates=order.num_updates,
@@ -71,13 +72,13 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
     )
 
 
-def activation_bytes(config: TrainConfig, model_config) -> int:  # type: ignore[no-untyped-def]
-    """A rough estimate of what one micro-batch keeps: about 24 d_model and 6 d_ffn values a token and layer."""
+def activation_bytes(config: TrainConfig, model_config: PreTrainedConfig) -> int:
+    """Roughly what one micro-batch keeps: 24 d_model and 6 d_ffn values a token and layer, and logits."""
     tokens = config.micro_batch_tokens or config.data.batch_tokens
-    d_model, layers = model_config.hidden_size, model_config.num_hidden_layers
-    d_ffn = getattr(model_config, "intermediate_size", None) or 4 * d_model
+    d_model, layers = int(model_config.hidden_size), int(model_config.num_hidden_layers)
+    d_ffn = int(getattr(model_config, "intermediate_size", None) or 4 * d_model)
     value_bytes = 4 if config.precision == "float32" else 3  # autocast keeps some of them in float32
-    logits = 3 * 4 * min(tokens, config.loss.chunk_tokens) * model_config.vocab_size
+    logits = 3 * 4 * min(tokens, config.loss.chunk_tokens) * int(model_config.vocab_size)
     return value_bytes * tokens * layers * (24 * d_model + 6 * d_ffn) + logits
 
 
@@ -89,8 +90,9 @@ def check_disk(plan: Plan) -> None:
     """
     if plan.disk_bytes > plan.free_bytes:
         raise ValueError(
-            f"the run writes {plan.disk_bytes / 1e9:.1f} GB of checkpoints, {plan.free_bytes / 1e9:.1f} GB are free: "
-            "export less often (checkpoint.export.every), in bfloat16, or elsewhere"
+            f"the run writes {plan.disk_bytes / 1e9:.1f} GB of checkpoints, "
+            f"{plan.free_bytes / 1e9:.1f} GB are free: export less often (checkpoint.export.every), "
+            "in bfloat16, or elsewhere"
         )
 
 
@@ -99,13 +101,12 @@ def describe(plan: Plan) -> str:
     buckets = ", ".join(f"{count:,} of length {size}" for size, count in plan.updates_per_bucket.items())
     return "\n".join(
         [
-            f"parameters  {plan.parameters:,} ({plan.parameters - plan.embedding_parameters:,} without input embeddings)",
-            f"tokens      {plan.tokens:,} over {plan.epochs} epoch{'s' * (plan.epochs != 1)}; "
-            f"{plan.padding:.1%} of the rows is padding",
-            f"updates     {plan.updates:,} ({buckets})",
+            f"parameters  {plan.parameters:,}, of them {plan.embedding_parameters:,} input embeddings",
+            f"tokens      {plan.tokens:,} in {plan.epochs} epochs; {plan.padding:.1%} of the rows is padding",
+            f"updates     {plan.updates:,}: {buckets}",
             f"memory      about {plan.memory_bytes / 1e9:.2f} GB on {plan.device}",
-            f"disk        {plan.disk_bytes / 1e9:.2f} GB for {len(plan.exports)} exports and the resume states; "
-            f"{plan.free_bytes / 1e9:.1f} GB free",
+            f"disk        {plan.disk_bytes / 1e9:.2f} GB: {len(plan.exports)} exports, and resume states",
+            f"            {plan.free_bytes / 1e9:.1f} GB are free",
         ]
     )
 

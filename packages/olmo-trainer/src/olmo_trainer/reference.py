@@ -70,7 +70,7 @@ def parse_reference(text: str) -> Reference:
             return _checked(text, text[:colon], None, text[colon + 1 :] if colon < len(text) else None)
     head, colon_found, subfolder = text.partition(":")
     path, at_found, revision = head.partition("@")
-    if at_found and Path(path).exists():
+    if path and at_found and Path(path).exists():
         raise ValueError(
             f"model reference {text!r}: {path!r} is a local folder and has no revisions: "
             f"write {path}:SUBFOLDER, or only the folder"
@@ -130,9 +130,12 @@ def load_weights(model: PreTrainedModel, reference: Reference) -> bool:
 def load_config(reference: Reference) -> PreTrainedConfig:
     """A model's configuration, without its weights."""
     if find_file(reference, "config.json") is None:
-        raise FileNotFoundError(
-            f"model {str(reference)!r} has no config.json: expected a folder written by save_pretrained"
+        what = (
+            "has no config.json: expected a folder written by save_pretrained"
+            if Path(reference.path).is_dir()
+            else "is no local folder, and neither the hub nor its cache here has a config.json of it"
         )
+        raise FileNotFoundError(f"model {str(reference)!r} {what}")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             reference.path, **_place(reference), trust_remote_code=False

@@ -1,4 +1,4 @@
-"""The run folder: one process at a time, one configuration, one order, one line of metrics a step. See FORMAT.md."""
+"""The run folder: one process at a time, one configuration, one order, one line of metrics a step."""
 
 import fcntl
 import hashlib
@@ -122,7 +122,11 @@ class MetricsLog:
         """Wait until all lines are on the disk: before a resume state relies on them."""
         os.fsync(self._file.fileno())
 
-    def close(self) -> None:
+    def __enter__(self) -> "MetricsLog":
+        """Write in a `with` block."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         self._file.close()
 

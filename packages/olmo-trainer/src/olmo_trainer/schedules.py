@@ -6,7 +6,7 @@ from olmo_trainer.config import OptimConfig, ScheduleConfig
 
 
 def learning_rate(update: int, *, total: int, optim: OptimConfig, schedule: ScheduleConfig) -> float:
-    """The rate of one update out of `total`. It rises to the peak over the warm-up, and ends at `min_ratio` of it.
+    """The rate of one update out of `total`: up to the peak over the warm-up, then down to `min_ratio` of it.
 
     >>> optim, schedule = OptimConfig(lr=1.0), ScheduleConfig(name="linear", warmup_steps=2, min_ratio=0.0)
     >>> [learning_rate(update, total=6, optim=optim, schedule=schedule) for update in range(1, 7)]

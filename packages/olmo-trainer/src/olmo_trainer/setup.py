@@ -6,21 +6,22 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from chunk_provenance import ChunkStore, DataOrder, check_store, compute_order, load_order, save_order
 from tokenizers import Tokenizer
 from torch import nn
 from torch.optim import AdamW, Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import Olmo2Config, PreTrainedModel, PreTrainedTokenizerFast
 
+from chunk_provenance import ChunkStore, DataOrder, check_store, compute_order, load_order, save_order
 from olmo_trainer import attention, checkpoint
 from olmo_trainer.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from olmo_trainer.model import PRESETS, build_from_scratch, build_on_meta, olmo2_config
+from olmo_trainer.run_folder import order_sha256
 
 FLOAT32_EXPORTS_BELOW = 500_000_000  # parameters
 
 
 def choose_device(config: TrainConfig) -> torch.device:
-    """The device to train on; also applies `threads` and `deterministic`, which belong to the whole process."""
+    """The device to train on; also applies `threads` and `deterministic`, which concern the whole process."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.deterministic:
@@ -60,13 +61,12 @@ def make_order(data: DataConfig, store: ChunkStore, *, seed: int) -> DataOrder:
     return order
 
 
-def record_order(order: DataOrder, folder: Path) -> str:
+def record_order(order: DataOrder, folder: Path, store: ChunkStore) -> str:
     """Save the order in the run before step 0, or check that the recorded one is the same; its sha256."""
-    from olmo_trainer.run_folder import order_sha256
-
     if not folder.exists():
         save_order(order, folder)
     recorded = load_order(folder)
+    check_store(recorded, store.sha256)
     if not (np.array_equal(recorded.ids, order.ids) and np.array_equal(recorded.offsets, order.offsets)):
         raise ValueError(f"{str(folder)!r} is not the order this configuration gives: use another run folder")
     return order_sha256(folder)
@@ -96,7 +96,7 @@ def make_meta_model(config: ModelConfig, store: ChunkStore) -> PreTrainedModel:
     return make_model(config, store, seed=0)
 
 
-def scratch_config(config: ModelConfig, store: ChunkStore):  # type: ignore[no-untyped-def]
+def scratch_config(config: ModelConfig, store: ChunkStore) -> Olmo2Config:
     """The Olmo2Config of a preset for the store's tokenizer and chunk lengths."""
     if config.preset not in PRESETS:
         raise ValueError(f"no model preset {config.preset!r}: there are {', '.join(PRESETS)}")
@@ -117,7 +117,7 @@ def scratch_config(config: ModelConfig, store: ChunkStore):  # type: ignore[no-u
 
 def check_fits(model: PreTrainedModel, store: ChunkStore) -> None:
     """Refuse a model that was made for fewer tokens or shorter rows than the store has."""
-    vocab_size = model.get_input_embeddings().weight.shape[0]
+    vocab_size = input_embeddings(model).num_embeddings
     if vocab_size < store.vocab_size:
         raise ValueError(
             f"the model knows {vocab_size} tokens, the store's tokenizer has {store.vocab_size}: "
@@ -126,8 +126,16 @@ def check_fits(model: PreTrainedModel, store: ChunkStore) -> None:
     longest, limit = int(store.bucket.max()), getattr(model.config, "max_position_embeddings", None)
     if limit is not None and longest > limit:
         raise ValueError(
-            f"the model takes {limit} positions, the store has chunks of {longest}: build it with --max-length {limit}"
+            f"the model takes {limit} positions, the store has chunks of {longest}: "
+            f"build it with --max-length {limit}"
         )
+
+
+def input_embeddings(model: PreTrainedModel) -> nn.Embedding:
+    """The table of token embeddings."""
+    embeddings = model.get_input_embeddings()
+    assert isinstance(embeddings, nn.Embedding)
+    return embeddings
 
 
 def make_optimizer(model: nn.Module, optim: OptimConfig) -> Optimizer:
@@ -150,10 +158,13 @@ def keep_optimizer(config: ModelConfig, model: PreTrainedModel, optimizer: Optim
         FileNotFoundError: that run kept no state of that step.
     """
     assert config.from_ is not None  # checked with the configuration
-    run, _, subfolder = config.from_.rpartition(":")
-    folder = Path(run) / "resume" / subfolder
-    if not run or not folder.is_dir():
-        kept = ", ".join(path.name for _, path in checkpoint.resume_folders(Path(run) / "resume")) or "none"
+    from olmo_trainer.reference import parse_reference
+
+    reference = parse_reference(config.from_)
+    states = Path(reference.path) / "resume"
+    folder = states / (reference.subfolder or "step?")
+    if not folder.is_dir():
+        kept = ", ".join(path.name for _, path in checkpoint.resume_folders(states)) or "none"
         raise FileNotFoundError(f"optimizer: keep needs {str(folder)!r}; that run kept the states: {kept}")
     checkpoint.verify(folder)
     checkpoint.load_optimizer(folder, model, optimizer)
@@ -165,7 +176,7 @@ def make_tokenizer(store: ChunkStore, *, max_length: int | None) -> PreTrainedTo
     if not path.is_file():
         raise FileNotFoundError(f"{str(store.path)!r} has no tokenizer.json: copy it there, exports need it")
     tokens = Tokenizer.from_file(str(path))
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_file=str(path),
         eos_token=tokens.id_to_token(store.eos_id),
         pad_token=tokens.id_to_token(store.pad_id),

@@ -1,9 +1,9 @@
-"""Train: the loop, top to bottom. Every update's chunk ids are checked against the order recorded before step 0.
+"""Train: the loop, top to bottom. Every update's chunks are checked against the order recorded before step 0.
 
     config, order, environment on disk -> step0 -> update, log, export, resume state, again -> last step
 
-A run that is killed at any moment and started again continues from its newest resume state; on the CPU it then gives
-the same bits as if it had never stopped.
+A run that is killed at any moment and started again continues from its newest resume state; on the CPU it
+then gives the same bits as if it had never stopped.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from chunk_provenance import ChunkStore, DataOrder, batch_digest, open_store
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
+from chunk_provenance import ChunkStore, DataOrder, batch_digest, open_store
 from olmo_trainer import checkpoint, setup
 from olmo_trainer.batches import Batch, update_batches
 from olmo_trainer.config import TrainConfig
@@ -77,7 +77,7 @@ def train(
 
     Raises:
         DivergedError: the loss is not finite; the run can be continued from before.
-        ValueError, OSError: the configuration, the data or the folder do not allow it; the message says what to do.
+        ValueError, OSError: configuration, data or folder do not allow it; the message says what to do.
     """
     with lock(run):
         check_resume(run, resume)
@@ -98,7 +98,7 @@ class _Session:
             name: open_rows(name, path, self.store) for name, path in config.data.validation.items()
         }
         self.model: PreTrainedModel = setup.make_model(config.model, self.store, seed=config.seed.init)
-        self.model.to(self.device).train()
+        self.model.to(device=self.device).train()  # type: ignore[call-arg]
         self.optimizer: Optimizer = setup.make_optimizer(self.model, config.optim)
         self.loss_function = loss_function or partial(
             next_token_loss, z_weight=config.loss.z, chunk_tokens=config.loss.chunk_tokens
@@ -117,7 +117,7 @@ class _Session:
         )
         record_config(run, config)
         self.hashes = {
-            "order_sha256": setup.record_order(self.order, run / "order"),
+            "order_sha256": setup.record_order(self.order, run / "order", self.store),
             "config_sha256": config_sha256(config),
         }
         checkpoint.remove_unfinished(run)
@@ -130,26 +130,25 @@ class _Session:
         config, total = self.config, self.order.num_updates
         step = self.restore()
         record_environment(self.run, step=step, device=str(self.device), threads=torch.get_num_threads())
-        log = MetricsLog(self.run / "metrics.jsonl", step=step if step else -1)
-        if step == 0:
-            self.begin(log)
         if config.compile:
             setup.compile_layers(self.model)
         last, interrupted = min(total, stop_at or total), False
-        while step < last and not interrupted:
-            step += 1
-            logged = self.update(step)
-            if step in self.exports:
-                logged |= self.validate()
-            log.write(logged)
-            on_step(logged, total)
-            interrupted = should_stop()
-            if step in self.exports:
-                self.export(step, loss=logged["loss"], lr=logged["lr"])
-            if step % config.checkpoint.resume.every == 0 or step == last or interrupted:
-                log.sync()
-                self.save_resume_state(step)
-        log.close()
+        with MetricsLog(self.run / "metrics.jsonl", step=step or -1) as log:
+            if step == 0:
+                self.begin(log)
+            while step < last and not interrupted:
+                step += 1
+                logged = self.update(step)
+                if step in self.exports:
+                    logged |= self.validate()
+                log.write(logged)
+                on_step(logged, total)
+                interrupted = should_stop()
+                if step in self.exports:
+                    self.export(step, loss=logged["loss"], lr=logged["lr"])
+                if step % config.checkpoint.resume.every == 0 or step == last or interrupted:
+                    log.sync()
+                    self.save_resume_state(step)
         return Outcome(step, total, interrupted and step < last)
 
     def restore(self) -> int:
@@ -217,7 +216,7 @@ class _Session:
         }
 
     def forward_backward(self, step: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, float]]:
-        """Add up the gradients of an update's micro-batches; the chunk ids that were in them, and loss and metrics."""
+        """Add up the micro-batches' gradients; the chunk ids that were in them, and loss and metrics."""
         batches: list[Batch] = []
         losses: list[Tensor] = []
         sums: dict[str, Tensor] = {}

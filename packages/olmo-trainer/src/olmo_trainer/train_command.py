@@ -36,16 +36,19 @@ def train(
 ) -> None:
     """Train a model, and record which chunks each step saw.
 
-    Writes RUN/step0, step1, step2, step4 ... as Hugging Face folders, RUN/order (the data order, before step 0),
-    RUN/metrics.jsonl and RUN/resume. A killed run continues with the same command.
+    Writes RUN/step0, step1, step2, step4 ... as Hugging Face folders, RUN/order (the data order, before
+    step 0), RUN/metrics.jsonl and RUN/resume. A killed run continues with the same command.
 
     Example: olmo-trainer train tiny.yaml runs/tiny --set optim.lr=1e-3
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from olmo_trainer.config import TrainConfig, load_config
     from olmo_trainer.plan import check_disk, describe, make_plan
     from olmo_trainer.train import DivergedError
     from olmo_trainer.train import train as run_training
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every export
     resolved = load_config(TrainConfig, config, settings or [])
     plan = make_plan(resolved, run)
     typer.echo(describe(plan), err=not dry_run)
@@ -74,7 +77,7 @@ def train(
 
 
 class _StopSignal:
-    """Remembers SIGTERM, SIGUSR1 (Slurm's warning) or the first Ctrl-C, so that the step in progress ends well."""
+    """Remembers SIGTERM, SIGUSR1 (Slurm's warning) or the first Ctrl-C; the step in progress ends well."""
 
     def __init__(self) -> None:
         self.received = False

@@ -1,14 +1,15 @@
 """Cross-entropy and perplexity on held-out token sets, forward passes only."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from chunk_provenance import ChunkStore, open_store
 from transformers import PreTrainedModel
 
-from olmo_trainer.batches import IGNORED, Batch, Rows, make_labels, micro_batches
+from chunk_provenance import ChunkStore, open_store
+from olmo_trainer.batches import Batch, Rows, make_labels, micro_batches
 from olmo_trainer.loss import sum_cross_entropy
 
 
@@ -44,19 +45,21 @@ def validate(
     model: PreTrainedModel, sets: dict[str, list[Rows]], *, micro_batch_tokens: int, device: torch.device
 ) -> dict[str, float]:
     """Mean cross-entropy (nats a token) and perplexity of each set, named as in metrics.jsonl."""
-    model.eval()
+    model.train(False)
     found: dict[str, float] = {}
     for name, buckets in sets.items():
-        batches = [batch for rows in buckets for batch in _batches(rows, micro_batch_tokens, device)]
-        total = sum(sum_cross_entropy(model, batch) for batch in batches)
-        cross_entropy = total / sum(int((batch.labels != IGNORED).sum()) for batch in batches)
-        found[f"validation/{name}/ce"] = cross_entropy
-        found[f"validation/{name}/perplexity"] = math.exp(cross_entropy)
+        total, num_targets = 0.0, 0
+        for rows in buckets:
+            for batch in _batches(rows, micro_batch_tokens, device):
+                total += sum_cross_entropy(model, batch)
+            num_targets += batch.num_targets
+        found[f"validation/{name}/ce"] = total / num_targets
+        found[f"validation/{name}/perplexity"] = math.exp(total / num_targets)
     model.train()
     return found
 
 
-def _batches(rows: Rows, micro_batch_tokens: int, device: torch.device) -> list[Batch]:
+def _batches(rows: Rows, micro_batch_tokens: int, device: torch.device) -> Iterator[Batch]:
     labels = make_labels(*rows, cross_document_targets=False)
     no_chunks = np.empty(0, dtype=np.int64)
-    return list(micro_batches(rows, labels, no_chunks, micro_batch_tokens=micro_batch_tokens, device=device))
+    return micro_batches(rows, labels, no_chunks, micro_batch_tokens=micro_batch_tokens, device=device)

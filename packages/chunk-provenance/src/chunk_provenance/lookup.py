@@ -1,0 +1,98 @@
+"""From a chunk to its documents, steps and mentions, and from a document or a step to its chunks."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from chunk_provenance.order import DataOrder
+from chunk_provenance.store import ChunkStore
+
+
+def describe_chunk(store: ChunkStore, chunk_id: int, order: DataOrder | None = None) -> dict[str, Any]:
+    """A chunk's text, the documents it stands in, its mentions, and the steps that trained on it."""
+    text = store.chunk_text(chunk_id)
+    segments = []
+    for segment in store.segments(chunk_id):
+        document = store.document(segment.doc_id)
+        segments.append(
+            {
+                "doc_id": segment.doc_id,
+                "title": document.title,
+                "source": document.source,
+                "url": document.url,
+                "char_start": segment.char_start,
+                "char_end": segment.char_end,
+                "tokens": segment.chunk_token_end - segment.chunk_token_start,
+            }
+        )
+    wanted = ["char_start", "char_end", "surface", "entity", "name", "score"]
+    return {
+        "chunk_id": chunk_id,
+        "tokens": int(store.length[chunk_id]),
+        "bucket": int(store.bucket[chunk_id]),
+        "segments": segments,
+        "steps": None if order is None else order.steps_of(chunk_id).tolist(),
+        "mentions": store.mentions_of(chunk_id).select(wanted).to_pylist(),
+        "text": text,
+    }
+
+
+def describe_document(store: ChunkStore, doc_id: str, order: DataOrder | None = None) -> dict[str, Any]:
+    """A document's chunks with their characters and steps, and what of it is in no chunk.
+
+    Raises:
+        ValueError: the store has no such document; where it was refused, the message says why.
+    """
+    lost = store.dropped_table.filter(pc.equal(store.dropped_table["doc_id"], doc_id))
+    if not store.has_document(doc_id) and lost.num_rows:
+        refused = lost.to_pylist()[0]
+        raise ValueError(f"document {doc_id!r} was dropped: {refused['reason']} ({refused['place']})")
+    document = store.document(doc_id)
+    chunks = []
+    for chunk_id in store.chunks_of_document(doc_id).tolist():
+        for segment in store.segments(chunk_id):
+            if segment.doc_id == doc_id:
+                chunks.append(
+                    {
+                        "chunk_id": chunk_id,
+                        "char_start": segment.char_start,
+                        "char_end": segment.char_end,
+                        "tokens": segment.chunk_token_end - segment.chunk_token_start,
+                        "steps": None if order is None else order.steps_of(chunk_id).tolist(),
+                    }
+                )
+    return {
+        "doc_id": doc_id,
+        "title": document.title,
+        "source": document.source,
+        "url": document.url,
+        "characters": None if document.text is None else len(document.text),
+        "chunks": chunks,
+        "dropped": lost.select(["char_start", "char_end", "num_tokens", "reason", "place"]).to_pylist(),
+    }
+
+
+def describe_step(store: ChunkStore, step: int, order: DataOrder) -> dict[str, Any]:
+    """The chunks that the update from step `step - 1` to step `step` trained on.
+
+    Raises:
+        ValueError: the order has no such update.
+    """
+    batch = order.batch(step)
+    chunks = [
+        {
+            "chunk_id": chunk_id,
+            "tokens": int(store.length[chunk_id]),
+            "documents": [segment.doc_id for segment in store.segments(chunk_id)],
+            "text": store.chunk_text(chunk_id),
+        }
+        for chunk_id in batch[batch >= 0].tolist()
+    ]
+    return {
+        "step": step,
+        "epoch": order.epoch_of(step),
+        "bucket": int(store.bucket[batch[batch >= 0]].max(initial=0)),
+        "injected": int(np.count_nonzero(batch < 0)),
+        "chunks": chunks,
+    }

@@ -1,0 +1,98 @@
+"""The command `show`: chunks, documents and steps, for people to read."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from chunk_provenance.lookup import describe_chunk, describe_document, describe_step
+from chunk_provenance.order import check_store, load_order
+from chunk_provenance.store import open_store
+
+
+def show(
+    store: Annotated[Path, typer.Argument(help="A chunk store.")],
+    chunk: Annotated[int | None, typer.Option(help="Show this chunk.")] = None,
+    document: Annotated[str | None, typer.Option(help="Show the chunks of this document.")] = None,
+    step: Annotated[int | None, typer.Option(help="Show what the update to this step trained on.")] = None,
+    order: Annotated[Path | None, typer.Option(help="A data order: also say at which steps.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Look up a chunk, a document or a training step: which text, from where, trained on when.
+
+    Example: chunk-provenance show store --chunk 17 --order order
+    """
+    if sum(wanted is not None for wanted in (chunk, document, step)) != 1:
+        raise ValueError("give exactly one of --chunk, --document and --step")
+    opened = open_store(store)
+    steps = None if order is None else load_order(order)
+    if steps is not None:
+        check_store(steps, opened.sha256)
+    if chunk is not None:
+        found = describe_chunk(opened, chunk, steps)
+        lines = chunk_lines(found)
+    elif document is not None:
+        found = describe_document(opened, document, steps)
+        lines = document_lines(found)
+    elif step is None or steps is None:
+        raise ValueError("--step needs --order")
+    else:
+        found = describe_step(opened, step, steps)
+        lines = step_lines(found)
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
+
+
+def chunk_lines(chunk: dict[str, Any]) -> list[str]:
+    """A chunk for people to read."""
+    lines = [f"chunk {chunk['chunk_id']}: {chunk['tokens']} tokens, trained at length {chunk['bucket']}"]
+    for segment in chunk["segments"]:
+        lines.append(f"  document {name_document(segment)}")
+        lines.append(f"  characters {segment['char_start']:,} to {segment['char_end']:,}")
+    lines += [f"  {describe_steps(chunk['steps'])}"] if chunk["steps"] is not None else []
+    lines += ["", *chunk["text"].strip("\n").split("\n")]
+    if chunk["mentions"]:
+        lines += ["", "mentions"]
+    for mention in chunk["mentions"]:
+        name = f" {mention['name']}" if mention["name"] else ""
+        span = f"{mention['char_start']}-{mention['char_end']}"
+        score = "" if mention["score"] is None else f" ({mention['score']:.2f})"
+        lines.append(f"  {span:>9}  {mention['surface']!r}: {mention['entity'] or 'no entity'}{name}{score}")
+    return lines
+
+
+def document_lines(document: dict[str, Any]) -> list[str]:
+    """A document's chunks for people to read."""
+    lines = [f"document {name_document(document)}"]
+    for chunk in document["chunks"]:
+        span = f"characters {chunk['char_start']:,} to {chunk['char_end']:,}"
+        steps = f", {describe_steps(chunk['steps'])}" if chunk["steps"] is not None else ""
+        lines.append(f"  chunk {chunk['chunk_id']}: {span}, {chunk['tokens']} tokens{steps}")
+    for part in document["dropped"]:
+        span = f"characters {part['char_start']:,} to {part['char_end']:,}, {part['num_tokens']} tokens"
+        lines.append(f"  dropped: {part['place'] or span}, {part['reason']}")
+    return lines
+
+
+def step_lines(step: dict[str, Any]) -> list[str]:
+    """The chunks of an update for people to read."""
+    chunks = step["chunks"]
+    number = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)}"
+    lines = [f"step {step['step']}, epoch {step['epoch']}: {number} of length {step['bucket']}"]
+    if step["injected"]:
+        lines.append(f"  and {step['injected']} injected texts")
+    for chunk in chunks:
+        start = " ".join(chunk["text"].split())[:60]
+        lines.append(f"  chunk {chunk['chunk_id']:>7}  document {', '.join(chunk['documents'])}  {start}")
+    return lines
+
+
+def name_document(document: dict[str, Any]) -> str:
+    """Id, title, source and URL of a document in one line."""
+    parts = [document[name] for name in ("title", "source", "url") if document[name]]
+    return " · ".join([str(document["doc_id"]), *parts])
+
+
+def describe_steps(steps: list[int]) -> str:
+    """The steps that trained on a chunk, in words."""
+    return f"trained on at steps {', '.join(map(str, steps))}" if steps else "never trained on"

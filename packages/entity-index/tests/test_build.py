@@ -1,0 +1,109 @@
+import json
+
+import pytest
+
+from chunk_provenance import FormatError
+from entity_index import Entity, Phrase, build_index, open_index
+
+
+@pytest.fixture
+def store(make_store, row):
+    return make_store(
+        ["Ada wrote.", "Bob."], [row(0, 0, 3, "Q1", hyperlink=1.0), row(1, 0, 3, "Q2", hyperlink=1.0)]
+    )
+
+
+def test_the_same_store_gives_the_same_bytes(store, tmp_path):
+    for name in ("one", "two"):
+        build_index(store.path, tmp_path / name)
+    files = sorted(file.name for file in (tmp_path / "one").iterdir() if file.is_file())
+    assert len(files) == 26
+    for name in files:
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_an_index_of_the_same_store_is_kept(store, tmp_path):
+    assert build_index(store.path, tmp_path / "index")
+    before = (tmp_path / "index" / "meta.json").stat().st_mtime_ns
+    assert not build_index(store.path, tmp_path / "index")
+    assert (tmp_path / "index" / "meta.json").stat().st_mtime_ns == before
+    assert build_index(store.path, tmp_path / "index", overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir() if "index" in path.name) == ["index"]
+
+
+def test_an_index_of_another_store_is_refused_unless_overwritten(store, make_store, tmp_path):
+    build_index(store.path, tmp_path / "index")
+    other = make_store(["Bob"])
+    with pytest.raises(FileExistsError, match=r"was built from another chunk store .* --overwrite"):
+        build_index(other.path, tmp_path / "index")
+    build_index(other.path, tmp_path / "index", overwrite=True)
+    assert open_index(tmp_path / "index").chunk(0).text == "Bob"
+
+
+def test_a_folder_that_is_no_index_is_never_replaced(store, tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter").write_text("precious", encoding="utf-8")
+    for overwrite in (False, True):
+        with pytest.raises(FileExistsError, match="exists and is no entity index"):
+            build_index(store.path, tmp_path / "thesis", overwrite=overwrite)
+    assert (tmp_path / "thesis" / "chapter").exists()
+
+
+def test_a_stopped_build_leaves_nothing_and_starts_again(store, tmp_path):
+    def stop(what, done, total):
+        if what == "indexing texts":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_index(store.path, tmp_path / "index", progress=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["store0"]
+    assert build_index(store.path, tmp_path / "index")
+    assert open_index(tmp_path / "index").count(Entity("Q1")) == 1
+
+
+def test_progress_names_every_stage(store, tmp_path):
+    seen = []
+    build_index(store.path, tmp_path / "index", progress=lambda *report: seen.append(report))
+    assert seen == [
+        ("sorting mentions", 0, 2),
+        ("writing postings", 2, 2),
+        ("writing names", 2, 2),
+        ("indexing texts", 2, 2),
+    ]
+
+
+def test_memory_may_be_little_but_not_nothing(store, tmp_path):
+    build_index(store.path, tmp_path / "index", memory="100MB")
+    with pytest.raises(ValueError, match="--memory 1KB is too little"):
+        build_index(store.path, tmp_path / "other", memory="1KB")
+    with pytest.raises(ValueError, match="--memory 'much' is not a size"):
+        build_index(store.path, tmp_path / "other", memory="much")
+
+
+def test_an_index_that_may_only_be_read_is_searched(store, tmp_path, monkeypatch):
+    build_index(store.path, tmp_path / "index")
+    modes = {file.stat().st_mode for file in (tmp_path / "index" / "text").iterdir()}
+    assert len(modes) == 1
+    locks = list((tmp_path / "index" / "text").glob(".*.lock"))
+    monkeypatch.setattr("os.access", lambda path, mode: path not in locks)
+    for lock in locks:
+        lock.chmod(0o444)
+    index = open_index(tmp_path / "index")
+    assert index.chunk_ids(Phrase("ada wrote")).tolist() == [0]
+    assert index.chunk(1).text == "Bob."
+
+
+def test_what_is_no_index_is_refused(store, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no entity index at"):
+        open_index(tmp_path)
+    build_index(store.path, tmp_path / "index")
+    meta = tmp_path / "index" / "meta.json"
+    content = json.loads(meta.read_text(encoding="utf-8"))
+    for change, message in [
+        ({"version": 2}, "version 2, this release reads 1"),
+        ({"format": "chunk-store"}, "is a 'chunk-store' folder"),
+        ({"files": {"lost.npy": ""}}, "is damaged, it lacks lost.npy"),
+    ]:
+        meta.write_text(json.dumps({**content, **change}), encoding="utf-8")
+        with pytest.raises(FormatError, match=message):
+            open_index(tmp_path / "index")
