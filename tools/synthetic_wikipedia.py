@@ -5,7 +5,7 @@
 OUT/dump.xml.bz2          articles on people, places, organisations and works, year pages that restate their
                           facts, redirects, disambiguation pages, and all the markup a reader has to strip
 OUT/gold_mentions.parquet every mention with its place in the clean text (links, names, pronouns, ...)
-OUT/probes.parquet        one cloze probe a fact, with accepted aliases and up to 31 distractors of its type,
+OUT/probes.parquet        one cloze probe a fact: accepted aliases, distractors of its type, 32 candidates,
                           and `num_statements`: in how many sentences the dump states the fact
 
 How often a fact is stated follows a power law (p(n) ~ 1/n for 1 <= n <= 64); who is written about does too.
@@ -488,7 +488,10 @@ def gold_table(articles: list[Article], page_ids: dict[str, str]) -> pa.Table:
 
 
 def probe_table(rng: np.random.Generator, entities: dict[str, list[Entity]], facts: list[Fact]) -> pa.Table:
-    """One probe a fact whose subject's name is nobody else's."""
+    """One probe a fact whose subject's name is nobody else's.
+
+    Distractors come with their aliases, as the answer does: else the shortest form would win before training.
+    """
     bearers: dict[str, int] = {}
     for group in entities.values():
         for entity in group:
@@ -497,10 +500,14 @@ def probe_table(rng: np.random.Generator, entities: dict[str, list[Entity]], fac
     for fact in facts:
         if bearers[fact.subject.name] > 1:
             continue
+        answers = [fact.object.name, *fact.object.aliases]
         others = [
             e for e in entities[fact.object.type] if e.name != fact.object.name and bearers[e.name] == 1
         ]
-        drawn = rng.permutation(len(others))[: MOST_CANDIDATES - 1]
+        drawn = [others[int(i)] for i in rng.permutation(len(others))]
+        distractors = [
+            form for other in drawn for form in (other.name, *other.aliases) if form not in answers
+        ]
         rows.append(
             {
                 "fact_id": fact.id,
@@ -511,8 +518,8 @@ def probe_table(rng: np.random.Generator, entities: dict[str, list[Entity]], fac
                 "subject_name": fact.subject.name,
                 "answer_name": fact.object.name,
                 "prompt": fact.relation.prompt.format(fact.subject.name),
-                "answers": [fact.object.name, *fact.object.aliases],
-                "distractors": [others[int(i)].name for i in drawn],
+                "answers": answers,
+                "distractors": list(dict.fromkeys(distractors))[: MOST_CANDIDATES - len(answers)],
                 "num_statements": fact.num_statements,
             }
         )

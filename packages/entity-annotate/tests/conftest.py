@@ -26,6 +26,11 @@ def dump_xml(pages: Sequence[str], *, siteinfo: str = SITEINFO) -> str:
     return f"{head}{siteinfo}{''.join(pages)}</mediawiki>"
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Know the mark also where the tests run without the workspace."""
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+
+
 @pytest.fixture
 def make_page() -> Callable[..., str]:
     """Return a function that writes one page as XML."""

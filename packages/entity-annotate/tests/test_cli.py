@@ -35,7 +35,7 @@ def run(monkeypatch, *arguments) -> int:
 
 
 def test_wikipedia_prints_its_counts_and_writes_a_section(small_dump, tmp_path, monkeypatch, capsys):
-    section = tmp_path / "section.json"
+    section = tmp_path / "sections" / "annotate.json"
     assert run(monkeypatch, "wikipedia", small_dump, tmp_path / "out", "--section", section) == 0
     printed = capsys.readouterr()
     assert "documents                    3" in printed.out
@@ -56,6 +56,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(small_dump, tmp_path, monkeypatch
     assert run(monkeypatch, "wikipedia", small_dump, tmp_path / "out", "--qids", qids) == 2
     assert capsys.readouterr().err.startswith("error: line 1 of")
     assert run(monkeypatch, "wikipedia", small_dump, tmp_path / "out") == 0
+    assert run(monkeypatch, "wikipedia", small_dump, tmp_path / "out") == 0
+    small_dump.write_text(small_dump.read_text().replace("Hello", "Bye"))
     assert run(monkeypatch, "wikipedia", small_dump, tmp_path / "out") == 2
     assert "--overwrite" in capsys.readouterr().err
     assert run(monkeypatch, "wikipedia", small_dump, tmp_path / "out", "--overwrite") == 0

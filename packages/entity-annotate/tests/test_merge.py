@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from entity_annotate.merge import (
     PRONOUNS,
@@ -12,6 +14,7 @@ from entity_annotate.merge import (
     coverage,
     merge_evidence,
     normalize_mention,
+    overlapping,
     similarity,
 )
 from entity_annotate.records import Mention
@@ -157,3 +160,14 @@ def test_a_hyperlink_alone_scores_four_tenths_and_a_pronoun_one_tenth():
 
 def test_a_cluster_without_any_candidate_gives_nothing():
     assert merge_evidence("A storm hit. It ended.", [], [], [[(0, 7), (13, 15)]]) == []
+
+
+SPANS = st.tuples(st.integers(0, 20), st.integers(1, 8)).map(lambda pair: (pair[0], pair[0] + pair[1]))
+
+
+@given(SPANS, st.lists(SPANS))
+def test_overlapping_candidates_are_found_as_by_looking_at_each(span, spans):
+    candidates = sorted(Candidate(start, end, "x", "Q1", 1.0) for start, end in spans)
+    longest = max((end - start for start, end in spans), default=0)
+    expected = [c for c in candidates if c.char_start < span[1] and c.char_end > span[0]]
+    assert overlapping(span, candidates, longest) == expected

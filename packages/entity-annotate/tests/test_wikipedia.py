@@ -224,18 +224,26 @@ def test_what_is_no_dump_is_refused(tmp_path):
         annotate_wikipedia(tmp_path / "nowhere.xml", tmp_path / "out")
 
 
-def test_a_finished_result_is_kept_unless_overwriting_is_asked_for(small_dump, tmp_path):
-    annotate_wikipedia(small_dump, tmp_path / "out")
-    with pytest.raises(FileExistsError, match="already holds an annotation"):
-        annotate_wikipedia(small_dump, tmp_path / "out")
-    annotate_wikipedia(small_dump, tmp_path / "out", qids={"London": "Q84"}, overwrite=True)
+def test_a_finished_result_stays_as_it_is_unless_overwriting_is_asked_for(small_dump, tmp_path):
+    counts = annotate_wikipedia(small_dump, tmp_path / "out")
+    before = contents(tmp_path / "out")
+
+    def work(stage, number):
+        raise AssertionError("nothing is left to do")
+
+    assert annotate_wikipedia(small_dump, tmp_path / "out", on_unit=work) == counts
+    qids = {"London": "Q84"}
+    with pytest.raises(FileExistsError, match="already holds an annotation of other inputs"):
+        annotate_wikipedia(small_dump, tmp_path / "out", qids=qids)
+    assert contents(tmp_path / "out") == before
+    annotate_wikipedia(small_dump, tmp_path / "out", qids=qids, overwrite=True)
     assert "Q84" in {row["entity"] for row in rows(tmp_path / "out" / "entities.parquet")}
 
 
 def test_files_of_somebody_else_are_not_replaced(small_dump, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "documents.parquet").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds files of another run"):
+    with pytest.raises(FileExistsError, match="that is not ours"):
         annotate_wikipedia(small_dump, tmp_path / "out")
     with pytest.raises(FileExistsError, match="is a file, expected a folder"):
         annotate_wikipedia(small_dump, tmp_path / "out" / "documents.parquet")

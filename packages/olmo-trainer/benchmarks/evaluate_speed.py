@@ -4,8 +4,8 @@ uv run python packages/olmo-trainer/benchmarks/evaluate_speed.py [--probes 1250]
 
 The probes are synthetic: 32 candidates of 2-6 tokens each that share few beginnings. The model is asked
 untrained (the worst case: no distractor can be given up early) and after some training on the answers.
-lm-eval is asked the first `--beside` probes only, as it would take minutes for all; the ratio is of CPU-seconds
-for the same probes.
+lm-eval is asked the first `--beside` probes only, as it would take minutes for all; the ratio is one of
+CPU-seconds for the same probes.
 """
 
 import argparse

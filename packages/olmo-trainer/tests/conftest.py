@@ -22,7 +22,7 @@ def write_parquet(path, name, **columns):
 
 @pytest.fixture
 def make_store(tmp_path):
-    """Write a chunk store of random tokens; `documents` lists, for each chunk, the lengths of its documents."""
+    """Write a chunk store of random tokens; `documents` lists the lengths of each chunk's documents."""
 
     def make(name="store", documents=(), *, bucket=None, seed=0):
         path = tmp_path / name
@@ -76,7 +76,7 @@ def store(make_store):
 
 @pytest.fixture
 def write_config(tmp_path, store):
-    """Write a configuration of a model of 10,000 parameters on the store, as YAML; sections can be replaced."""
+    """Write a configuration of a model of 10,000 parameters on the store; sections can be replaced."""
 
     def write(name="config.yaml", **sections):
         tree = {

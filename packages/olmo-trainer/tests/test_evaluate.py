@@ -229,6 +229,23 @@ def test_generation_goes_on_greedily_and_stops_at_the_end_of_a_text(make_model, 
         assert line == tokenizer.decode(tokens[len(prompt) :], skip_special_tokens=True)
 
 
+@pytest.mark.parametrize("end", ["a new line", "the end of the text"])
+def test_a_generated_line_ends_before_a_new_line_and_before_the_end_of_the_text(make_model, end):
+    model = make_model(seed=1)
+    first = int(model(torch.tensor([[2, 5]])).logits[0, -1].argmax())
+    second = int(model(torch.tensor([[2, 5, first]])).logits[0, -1].argmax())
+    words = [f"word{number}" for number in range(VOCAB)]
+    words[second] = "\n" if end == "a new line" else "<end>"
+    inner = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="word0")
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<end>" if "<end>" in words else None
+    )
+    assert first != second
+    assert generate(model, tokenizer, [(2, 5)], max_new_tokens=9) == [f"word{first}"]
+
+
 @pytest.mark.parametrize(
     ("generated", "answers", "correct"),
     [

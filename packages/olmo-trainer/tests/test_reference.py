@@ -229,6 +229,4 @@ def test_a_revision_and_a_subfolder_of_a_hub_repository_are_opened(tmp_path, sav
     weights, ids, refusal = done.stdout.splitlines()
     assert float(weights) == saved.lm_head.weight.sum().item()
     assert ids == "[1]"
-    assert refusal.startswith(
-        "model 'org/other:step5' is no local folder, and as a hub repository it cannot be"
-    )
+    assert refusal.startswith("model 'org/other:step5' is no local folder, and neither the hub nor its cache")

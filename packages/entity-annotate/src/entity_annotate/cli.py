@@ -3,7 +3,8 @@
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -65,9 +66,11 @@ def wikipedia(
     from entity_annotate.wikipedia import annotate_wikipedia
 
     table = read_qids(qids) if qids is not None else {}
-    counts = annotate_wikipedia(
-        dump, out, qids=table, unit_characters=round(unit_megabytes * 1e6), overwrite=overwrite, on_unit=_tell
-    )
+    size = round(unit_megabytes * 1e6)
+    with _progress() as tell:
+        counts = annotate_wikipedia(
+            dump, out, qids=table, unit_characters=size, overwrite=overwrite, on_unit=tell
+        )
     rows = [(name.replace("_", " "), value) for name, value in counts["counts"].items()]
     rows += [(f"quarantined: {kind}", value) for kind, value in counts["quarantined"].items()]
     _print_table(["what", "count"], rows)
@@ -136,8 +139,16 @@ def evaluate(
         _write_section(section, "Annotation quality", summary, tables)
 
 
-def _tell(stage: str, number: int) -> None:
-    typer.echo(f"{stage}: unit {number + 1} done", err=True)
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int], None]]:
+    """Show which unit is done: on one line of a terminal, else line by line."""
+    if not sys.stderr.isatty():
+        yield lambda stage, number: typer.echo(f"{stage}: unit {number + 1} done", err=True)
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("reading the dump") as status:
+        yield lambda stage, number: status.update(f"{stage}: {number + 1} units done")
 
 
 def _print_table(columns: list[str], rows: Sequence[Any]) -> None:
@@ -160,6 +171,7 @@ def _write_section(
 ) -> None:
     from entity_annotate.tables import write_json
 
+    path.parent.mkdir(parents=True, exist_ok=True)
     section = {
         "format": "report-section",
         "version": 1,

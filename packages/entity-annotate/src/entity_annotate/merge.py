@@ -111,13 +111,14 @@ def _overlaps(text: str, linked: Sequence[Mention], links: Sequence[Mention]) ->
     tables = prepare(linked), prepare(links)
 
     def lookup(span: Span) -> tuple[list[Candidate], list[Candidate]]:
-        first, second = (_overlapping(span, *table) for table in tables)
+        first, second = (overlapping(span, *table) for table in tables)
         return first, second
 
     return lookup
 
 
-def _overlapping(span: Span, candidates: list[Candidate], longest: int) -> list[Candidate]:
+def overlapping(span: Span, candidates: list[Candidate], longest: int) -> list[Candidate]:
+    """Return the candidates (sorted) that share a character with the span; none is longer than `longest`."""
     start, end = span
     low, high = 0, len(candidates)
     while low < high:  # the first candidate that could reach into the span

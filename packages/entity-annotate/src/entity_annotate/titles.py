@@ -100,7 +100,6 @@ class Redirects:
     def __init__(self, targets: Mapping[str, str]) -> None:
         """Take the table of one-step redirects, both sides normalised titles."""
         self.targets = targets
-        self.cycles = 0
 
     def resolve(self, title: str) -> str:
         """Return the page a title leads to."""
@@ -108,7 +107,6 @@ class Redirects:
         page = title
         while (target := self.targets.get(page)) is not None:
             if target in seen:
-                self.cycles += 1
                 return title
             seen.add(target)
             page = target

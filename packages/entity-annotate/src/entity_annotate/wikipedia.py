@@ -5,6 +5,7 @@ OUT/units until all is written, so a killed run goes on where it stopped and end
 """
 
 import hashlib
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from entity_annotate.linker import LexiconLinker
 from entity_annotate.merge import SOURCES, merge_evidence
 from entity_annotate.pages import (
     COUNTS,
+    PAGES_VERSION,
     clean_articles,
     documents_of,
     hash_pages,
@@ -86,37 +88,56 @@ def annotate_wikipedia(
 ) -> dict[str, Any]:
     """Annotate a dump and return the counts that are also written to OUT/counts.json.
 
-    A folder that holds a finished result is refused unless `overwrite` is set; an unfinished one is
-    continued.
+    An unfinished result is continued, a finished one of the same inputs is left as it is, and one of
+    other inputs is refused unless `overwrite` is set.
     """
     if not dump_path.is_file():
         raise FileNotFoundError(f"there is no dump {str(dump_path)!r}")
-    _prepare(out, overwrite=overwrite)
-    corpus = read_corpus(dump_path, out / "units", unit_characters=unit_characters, on_unit=on_unit)
-    corpus.qids = qids or {}
-    lexicon, key = learn_lexicon(corpus, on_unit)
-    linker = LexiconLinker(lexicon, fingerprint=key)
-    names = {qid: title for title, qid in reversed(list(corpus.qids.items()))}
-    mentions = annotate_units(corpus, linker, SimpleCoref(lexicon), names, on_unit)
-    counts = _write_outputs(out, corpus, mentions, lexicon, names)
-    write_json(out / "counts.json", counts)
-    shutil.rmtree(out / "units")
+    inputs = _hash_inputs(dump_path, qids or {}, unit_characters)
+    counts = None if overwrite else _finished(out, inputs)
+    if counts is None:
+        _prepare(out, overwrite=overwrite)
+        corpus = read_corpus(dump_path, out / "units", unit_characters=unit_characters, on_unit=on_unit)
+        corpus.qids = qids or {}
+        lexicon, key = learn_lexicon(corpus, on_unit)
+        linker = LexiconLinker(lexicon, fingerprint=key)
+        names = {qid: title for title, qid in reversed(list(corpus.qids.items()))}
+        mentions = annotate_units(corpus, linker, SimpleCoref(lexicon), names, on_unit)
+        counts = _write_outputs(out, corpus, mentions, lexicon, names) | {"inputs_sha256": inputs}
+        write_json(out / "counts.json", counts)
+    shutil.rmtree(out / "units", ignore_errors=True)
+    return counts
+
+
+def _hash_inputs(dump_path: Path, qids: Mapping[str, str], unit_characters: int) -> str:
+    with dump_path.open("rb") as dump:
+        digest = hashlib.file_digest(dump, "sha256").hexdigest()
+    versions = (PAGES_VERSION, ANNOTATION_VERSION)
+    return key_of(versions, dump_path.name, digest, sorted(qids.items()), unit_characters)
+
+
+def _finished(out: Path, inputs: str) -> dict[str, Any] | None:
+    """Return the counts of a finished result of the same inputs, or None where there is no finished one."""
+    if not (out / "counts.json").exists():
+        return None
+    counts: dict[str, Any] = json.loads((out / "counts.json").read_text(encoding="utf-8"))
+    if counts.get("inputs_sha256") != inputs:
+        raise FileExistsError(
+            f"{str(out)!r} already holds an annotation of other inputs: choose another folder, or --overwrite"
+        )
     return counts
 
 
 def _prepare(out: Path, *, overwrite: bool) -> None:
-    if overwrite:
-        for name in OUTPUTS:
-            (out / name).unlink(missing_ok=True)
-    if (out / "counts.json").exists():
-        raise FileExistsError(
-            f"{str(out)!r} already holds an annotation: choose another folder, or --overwrite"
-        )
     if out.exists() and not out.is_dir():
         raise FileExistsError(f"{str(out)!r} is a file, expected a folder")
-    if out.is_dir() and not (out / "units").is_dir() and any((out / name).exists() for name in OUTPUTS):
+    found = [name for name in reversed(OUTPUTS) if (out / name).exists()]
+    if overwrite:
+        for name in found:
+            (out / name).unlink()
+    elif found and not (out / "units").is_dir():
         raise FileExistsError(
-            f"{str(out)!r} holds files of another run: choose another folder, or --overwrite"
+            f"{str(out)!r} holds a {found[0]} that is not ours: choose another folder, or --overwrite"
         )
 
 
@@ -161,7 +182,7 @@ def learn_lexicon(corpus: Corpus, on_unit: Progress) -> tuple[Lexicon, str]:
             lexicon.add_name(name, entity_of(page, corpus.qids))
     qids_key = key_of(sorted(corpus.qids.items()))
     key = key_of(ANNOTATION_VERSION, corpus.source, corpus.keys, corpus.error, qids_key)
-    matcher = lexicon.matcher()
+    matcher = lexicon.counting_matcher()
     units = Units(corpus.units.folder, "names")
     for number in range(len(corpus.keys)):
         if units.record(number, key) is None:

@@ -24,39 +24,64 @@ def print_hits(index: EntityIndex, hits: Iterable[Hit]) -> None:
         console.print(
             Text(f"chunk {hit.chunk_id}  score {hit.score:.2f}  {chunk.title or chunk.doc_id}", "cyan")
         )
-        console.print(Text("   ").append_text(mark(*cut_passage(chunk.text, spans_of(hit)), console)))
+        console.print(
+            Text("   ").append_text(mark(*cut_passage(chunk.text, spans_of(hit), anchors_of(hit)), console))
+        )
 
 
 def spans_of(hit: Hit) -> list[Span]:
     """Where the query's entities and phrases stand in a hit, without overlaps."""
+    return _merge({(m.char_start, m.char_end) for m in hit.mentions} | set(hit.phrases))
+
+
+def anchors_of(hit: Hit) -> list[Span]:
+    """What a passage must show: the first place of each entity, and of the phrases."""
+    first: dict[str, Span] = {}
+    for mention in hit.mentions:
+        first.setdefault(mention.entity, (mention.char_start, mention.char_end))
+    return _merge([*first.values(), *hit.phrases[:1]])
+
+
+def cut_passage(
+    text: str, spans: Sequence[Span], anchors: Sequence[Span], width: int = WIDTH
+) -> tuple[str, list[Span]]:
+    """The pieces of a text around the anchors, on one line, and the spans that lie in them.
+
+    >>> cut_passage("one two three four five six", [(8, 13), (24, 27)], [(8, 13)], width=16)
+    ('… two three four …', [(6, 11)])
+    """
+    anchors = anchors or [(0, 0)]
+    pieces = _merge((_widen(text, anchor, width // len(anchors)) for anchor in anchors), gap=1)
+    passage, inside = "", []
+    for start, end in pieces:
+        passage += " … " if passage else "… " * (start > 0)
+        shift = len(passage) - start
+        inside += [(left + shift, right + shift) for left, right in spans if start <= left and right <= end]
+        passage += "".join(" " if character.isspace() else character for character in text[start:end])
+    return passage + " …" * (pieces[-1][1] < len(text)), inside
+
+
+def _widen(text: str, anchor: Span, width: int) -> Span:
+    """A piece of about `width` characters with the anchor in its middle, cut between words."""
+    margin = max(0, width - (anchor[1] - anchor[0])) // 2
+    start = max(0, min(anchor[0] - margin, len(text) - width))
+    end = min(len(text), max(anchor[1] + margin, start + width))
+    while 0 < start < anchor[0] and not text[start - 1].isspace():
+        start += 1
+    while anchor[1] < end < len(text) and not text[end].isspace():
+        end -= 1
+    return start, end
+
+
+def _merge(spans: Iterable[Span], *, gap: int = -1) -> list[Span]:
+    """Sorted spans, joined where at most `gap` characters lie between them (-1: where they overlap)."""
     merged: list[Span] = []
-    for start, end in sorted({(m.char_start, m.char_end) for m in hit.mentions} | set(hit.phrases)):
-        if merged and start < merged[-1][1]:
+    for start, end in sorted(spans):
+        if merged and start - merged[-1][1] <= gap:
             merged[-1] = merged[-1][0], max(end, merged[-1][1])
         else:
             merged.append((start, end))
     return merged
-
-
-def cut_passage(text: str, spans: Sequence[Span], width: int = WIDTH) -> tuple[str, list[Span]]:
-    """A piece of a text around the first span, on one line, and the spans inside the piece.
-
-    >>> cut_passage("one two three four five", [(8, 13), (19, 23)], width=16)
-    ('… two three four …', [(6, 11)])
-    """
-    first = spans[0] if spans else (0, 0)
-    start = max(0, min(first[0] - (width - (first[1] - first[0])) // 2, len(text) - width))
-    end = min(len(text), max(start + width, first[1]))
-    while 0 < start < first[0] and not text[start - 1].isspace():
-        start += 1
-    while first[1] < end < len(text) and not text[end].isspace():
-        end -= 1
-    before, after = "… " * (start > 0), " …" * (end < len(text))
-    piece = "".join(" " if character.isspace() else character for character in text[start:end])
-    piece = piece.rstrip() if after else piece
-    shift = len(before) - start
-    inside = [(left + shift, right + shift) for left, right in spans if start <= left and right <= end]
-    return before + piece + after, inside
 
 
 def mark(text: str, spans: Iterable[Span], console: Console) -> Text:
@@ -100,7 +125,7 @@ def hit_record(index: EntityIndex, hit: Hit) -> dict[str, Any]:
 def passage(index: EntityIndex, hit: Hit) -> dict[str, Any]:
     """A hit for a report."""
     chunk = index.chunk(hit.chunk_id)
-    text, spans = cut_passage(chunk.text, spans_of(hit))
+    text, spans = cut_passage(chunk.text, spans_of(hit), anchors_of(hit))
     return {
         "title": f"chunk {hit.chunk_id}, {chunk.title or chunk.doc_id}",
         "text": text,

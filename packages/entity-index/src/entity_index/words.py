@@ -70,7 +70,7 @@ def _pattern(*, ascii_only: bool) -> re.Pattern[str]:
     before = rf"{letter}|[{marks}]" if marks else letter
     joint = rf"(?:(?<={before})[{_BETWEEN_LETTERS}](?={letter})|(?<=\d)[{_BETWEEN_DIGITS}](?=\d))"
     ideograph = rf"|[{ideographs}][{marks}]*" if ideographs else ""
-    # Nothing can fail after a run, so no time is lost in going back; possessive quantifiers, which would say so,
+    # Nothing can fail after a run, so no time is lost in going back. Possessive quantifiers would say so, but
     # give wrong matches in Python 3.11.2.
     return re.compile(rf"{run}(?:{joint}{run})*{ideograph}", re.ASCII if ascii_only else re.UNICODE)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -114,7 +114,7 @@ def export(
 
 
 def save_resume_state(
-    folder: Path, model: PreTrainedModel, optimizer: Optimizer, *, state: dict[str, Any], keep_last: int
+    folder: Path, model: nn.Module, optimizer: Optimizer, *, state: dict[str, Any], keep_last: int
 ) -> None:
     """Write RUN/resume/step{N}, then delete all but the newest `keep_last`."""
     final = folder / f"step{state['step']}"
@@ -161,7 +161,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def load_weights(folder: Path, model: PreTrainedModel) -> None:
+def load_weights(folder: Path, model: nn.Module) -> None:
     """Copy a resume state's weights into the model."""
     weights = load_file(folder / "model.safetensors")
     for name, parameter in model.named_parameters():
@@ -169,7 +169,7 @@ def load_weights(folder: Path, model: PreTrainedModel) -> None:
     assert not weights, f"resume state has parameters the model lacks: {sorted(weights)}"
 
 
-def optimizer_tensors(model: PreTrainedModel, optimizer: Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
     """AdamW's state as flat names `exp_avg.<parameter>`; empty before the first update."""
     return {
         f"{moment}.{name}": optimizer.state[parameter][moment].detach().cpu().contiguous()
@@ -179,7 +179,7 @@ def optimizer_tensors(model: PreTrainedModel, optimizer: Optimizer) -> dict[str,
     }
 
 
-def load_optimizer(folder: Path, model: PreTrainedModel, optimizer: Optimizer) -> None:
+def load_optimizer(folder: Path, model: nn.Module, optimizer: Optimizer) -> None:
     """Give the optimiser the state it had, exactly."""
     tensors = load_file(folder / "optimizer.safetensors")
     names = {parameter: name for name, parameter in model.named_parameters()}

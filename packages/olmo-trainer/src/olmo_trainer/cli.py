@@ -13,11 +13,12 @@ from olmo_trainer.train_command import train
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-def print_version(wanted: bool) -> None:
+def print_version(wanted: bool) -> bool:
     """Print the version and stop, where it is asked for."""
     if wanted:
         typer.echo(version("olmo-trainer"))
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

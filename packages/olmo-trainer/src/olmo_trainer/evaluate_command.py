@@ -24,7 +24,8 @@ def evaluate(
     run: Annotated[
         str,
         typer.Argument(
-            help="A run with step0, step1, ... in it, or a model: PATH_OR_REPO[@REVISION][:SUBFOLDER]."
+            help="A run with step0, step1, ... in it, or one model: PATH_OR_REPO@REVISION:SUBFOLDER, "
+            "the last two optional."
         ),
     ],
     probes: Annotated[Path, typer.Argument(help="Probes, Parquet or JSONL.")],
@@ -44,8 +45,9 @@ def evaluate(
 ) -> None:
     """Ask every checkpoint of RUN every probe: is the right answer the likeliest of the candidates?
 
-    Prints a line a checkpoint and writes one row a checkpoint and probe to OUT. A killed evaluation continues
-    where it stopped when started again. Probes that cannot be asked are counted and listed beside OUT.
+    Prints a line a checkpoint and writes one row a checkpoint and probe to
+    OUT. A killed evaluation continues where it stopped when started again.
+    Probes that cannot be asked are counted and listed beside OUT.
 
     Example: olmo-trainer evaluate runs/small probes.parquet answers.parquet --steps 0:1000:100
     """

@@ -130,9 +130,12 @@ def load_weights(model: PreTrainedModel, reference: Reference) -> bool:
 def load_config(reference: Reference) -> PreTrainedConfig:
     """A model's configuration, without its weights."""
     if find_file(reference, "config.json") is None:
-        raise FileNotFoundError(
-            f"model {str(reference)!r} has no config.json: expected a folder written by save_pretrained"
+        what = (
+            "has no config.json: expected a folder written by save_pretrained"
+            if Path(reference.path).is_dir()
+            else "is no local folder, and neither the hub nor its cache here has a config.json of it"
         )
+        raise FileNotFoundError(f"model {str(reference)!r} {what}")
     try:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             reference.path, **_place(reference), trust_remote_code=False

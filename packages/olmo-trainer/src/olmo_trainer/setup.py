@@ -61,11 +61,12 @@ def make_order(data: DataConfig, store: ChunkStore, *, seed: int) -> DataOrder:
     return order
 
 
-def record_order(order: DataOrder, folder: Path) -> str:
+def record_order(order: DataOrder, folder: Path, store: ChunkStore) -> str:
     """Save the order in the run before step 0, or check that the recorded one is the same; its sha256."""
     if not folder.exists():
         save_order(order, folder)
     recorded = load_order(folder)
+    check_store(recorded, store.sha256)
     if not (np.array_equal(recorded.ids, order.ids) and np.array_equal(recorded.offsets, order.offsets)):
         raise ValueError(f"{str(folder)!r} is not the order this configuration gives: use another run folder")
     return order_sha256(folder)

@@ -117,7 +117,7 @@ class _Session:
         )
         record_config(run, config)
         self.hashes = {
-            "order_sha256": setup.record_order(self.order, run / "order"),
+            "order_sha256": setup.record_order(self.order, run / "order", self.store),
             "config_sha256": config_sha256(config),
         }
         checkpoint.remove_unfinished(run)
