@@ -208,11 +208,11 @@ def _write_names(database: duckdb.DuckDBPyConnection, folder: Path, progress: Pr
     """Which entities a string names, with the number of chunks where it does.
 
     An entity's own name counts in every chunk that mentions it (default thresholds); another string where
-    a link or the entity linker resolved it, so that pronouns are no names.
+    more than its cluster ties it to the entity, so that surnames are names and pronouns are not.
     """
     passes, resolved = (
         " OR ".join(f"{source} >= {least}::FLOAT" for source, least in thresholds.active().items())
-        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref=None, coref_cluster=None))
+        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref_cluster=None))
     )
     database.execute(
         f"""CREATE TABLE name AS
