@@ -17,8 +17,8 @@ where exact powers of two make 6,508, with 52 tokens of context before the avera
 0.3% more trained positions; on long Wikipedia articles padding is 0.5% of all positions.
 
 A border never falls inside a mention, a word or a character: it moves left to where it may stand, or right if
-it cannot, as long as the chunk stays within `max_length`. Of what is longer than that, words are cut first, and
-a run of overlapping mentions only if nothing else helps; it is counted where mentions are projected.
+it cannot, as long as the chunk stays within `max_length`. Of what is longer, words are cut first, and
+a run of overlapping mentions if nothing else helps; it is counted where mentions are projected.
 
 **Fixed length**, as OLMo does: documents, each with its end token, follow one another and are cut every
 `length` tokens wherever that falls. Only the last chunk of all is padded.
