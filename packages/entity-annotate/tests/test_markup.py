@@ -5,8 +5,18 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from entity_annotate.markup import drop_files, drop_opaque, drop_tables, drop_templates, protect, restore
+from entity_annotate.markup import (
+    drop_files,
+    drop_opaque,
+    drop_tables,
+    drop_templates,
+    link_end,
+    link_ends,
+    protect,
+    restore,
+)
 from entity_annotate.namespaces import DEFAULT_NAMESPACES
+from entity_annotate.wikitext import clean_page
 
 
 def slow_drop_templates(text: str) -> str:
@@ -39,6 +49,30 @@ def test_tables_nest_and_a_list_item_may_hold_one():
 def test_a_file_takes_its_caption_with_it_and_an_open_one_stays():
     text = "a [[File:x.jpg|[[b]] and [http://c d]]] e [[image:y|[[z]]"
     assert drop_files(text, DEFAULT_NAMESPACES) == "a  e [[image:y|[[z]]"
+
+
+@given(st.lists(st.sampled_from(["[[", "]]", "]", "[", "c"]), max_size=20).map("".join))
+def test_where_links_end_is_the_same_for_all_at_once_as_for_each(text):
+    openings = [match.start() for match in re.finditer(r"\[\[|\]\]", text) if match[0] == "[["]
+    assert {start: link_end(text, start + 2) for start in openings} == {
+        start: link_ends(text).get(start) for start in openings
+    }
+
+
+def test_unbalanced_markup_takes_no_more_than_linear_time():
+    for token in (
+        "[[File:a|",
+        "{{",
+        "}}",
+        "<ref>",
+        "<nowiki>",
+        "\n{|",
+        "[[a|",
+        "({{x}}; ",
+        "[http://x ",
+        "'''a",
+    ):
+        clean_page(token * 20_000)  # minutes, if each were compared with each
 
 
 def test_of_comments_and_tags_the_one_that_opens_first_wins():

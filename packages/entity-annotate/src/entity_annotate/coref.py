@@ -14,7 +14,7 @@ from entity_annotate.records import Cluster, Document, Failure, Mention, Span
 
 TRUSTED = 0.6
 _SENTENCE_END = re.compile(
-    r"(?<!\b[A-Z])(?<!\b(?:Dr|Mr|Ms|St|Jr|Sr|vs|ca))[.!?]+[\"')\]]*\s+(?=[\"'(]*[A-Z0-9])|\n+"
+    r"(?<!\b[A-Z])(?<!\b(?:Dr|Mr|Ms|St|Jr|Sr|vs|ca))(?<![.!?])[.!?]++[\"')\]]*\s+(?=[\"'(]*[A-Z0-9])|\n+"
 )
 _CAPITALISED = re.compile(r"\b[^\W\d_a-z][\w\u2019]*(?:-\w+)*\b")
 _PRONOUN = re.compile(

@@ -200,23 +200,36 @@ def drop_files(text: str, namespaces: Namespaces) -> str:
     """Drop [[File:...]] with its caption and the links inside it."""
     ranges = []
     position = 0
+    closed: dict[int, int] | None = None  # looked up once a file is never closed, so that many cost no more
     for match in _PREFIX.finditer(text):
         if match.start() < position or prefix_key(match[1]) not in namespaces.file:
             continue
-        end = _link_end(text, match.end())
+        end = link_end(text, match.end()) if closed is None else closed.get(match.start())
         if end is not None:
             ranges.append((match.start(), end))
             position = end
+        elif closed is None:
+            closed = link_ends(text)
     return without_ranges(text, ranges) if ranges else text
 
 
-def _link_end(text: str, position: int) -> int | None:
+def link_end(text: str, position: int) -> int | None:
+    """Return where the link ends whose inside begins at the position, or None if it is never closed."""
     depth = 1
     for match in _LINK_BORDER.finditer(text, position):
         depth += 1 if match[0] == "[[" else -1
         if depth == 0:
-            end = match.end()
-            while text[end : end + 1] == "]":  # "...[http://x y]]]": the first bracket closes the inner link
-                end += 1
-            return end
+            return _run_end(text, match.end(), "]")  # "...[http://x y]]]": the first closes the inner link
     return None
+
+
+def link_ends(text: str) -> dict[int, int]:
+    """Return where each link that is closed ends, by where it starts."""
+    ends: dict[int, int] = {}
+    opened: list[int] = []
+    for match in _LINK_BORDER.finditer(text):
+        if match[0] == "[[":
+            opened.append(match.start())
+        elif opened:
+            ends[opened.pop()] = _run_end(text, match.end(), "]")
+    return ends
