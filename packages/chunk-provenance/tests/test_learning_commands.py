@@ -220,10 +220,8 @@ def test_picking_a_kind_that_the_run_does_not_have_says_so(joined, call):
     known = pq.read_table("answers.parquet").drop_columns("rank")
     pq.write_table(known.append_column("rank", pa.array([2] * known.num_rows)), "answers.parquet")
     code, out, _ = call(f"trace --pick rare {TRACE} --section t.json")
-    assert (code, out) == (
-        0,
-        "No fact of this run is of the kind 'rare' (learned after it was seen, known at the end, seen least often).\n",
-    )
+    kind = "learned after it was seen, known at the end, seen least often"
+    assert (code, out) == (0, f"No fact of this run is of the kind 'rare' ({kind}).\n")
     assert json.loads((joined / "t.json").read_text(encoding="utf-8"))["summary"] == out.strip()
 
 
