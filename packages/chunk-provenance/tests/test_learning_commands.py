@@ -192,7 +192,7 @@ def test_trace_shows_the_passages_read_before(joined, call):
     code, out, _ = call(f"trace home-Bob {TRACE} --section t.json")
     assert code == 0
     words = " ".join(out.split())
-    assert "Known from step 3 on, not at the checkpoint before (step 1); seen 2 times by then" in words
+    assert "Learned at step 3 (the checkpoint before is step 1); seen 2 times by then" in words
     assert "step 1 (epoch 1), 3 (epoch 2) · Bob · b, document d1, characters 0-18 Bob lives in Rome." in words
     assert (
         json.loads((joined / "t.json").read_text(encoding="utf-8"))["passages"][0]["text"]
@@ -220,7 +220,8 @@ def test_picking_a_kind_that_the_run_does_not_have_says_so(joined, call):
     known = pq.read_table("answers.parquet").drop_columns("rank")
     pq.write_table(known.append_column("rank", pa.array([2] * known.num_rows)), "answers.parquet")
     code, out, _ = call(f"trace --pick rare {TRACE} --section t.json")
-    assert (code, out) == (0, "No fact of this run is of the kind 'rare' (learned, and seen least often).\n")
+    kind = "learned after it was seen, known at the end, seen least often"
+    assert (code, out) == (0, f"No fact of this run is of the kind 'rare' ({kind}).\n")
     assert json.loads((joined / "t.json").read_text(encoding="utf-8"))["summary"] == out.strip()
 
 

@@ -246,12 +246,17 @@ def test_a_long_passage_whose_mentions_stand_at_its_ends_is_kept_to_the_ends():
 def test_the_words_say_when_it_was_learned_and_what_was_read(inputs):
     found = trace_fact("f", **inputs)
     assert describe_trace(found) == (
-        "Asked: 'Ada was born in'. Known from step 4 on, not at the checkpoint before (step 2); "
+        "Asked: 'Ada was born in'. Learned at step 4 (the checkpoint before is step 2); "
         "seen 2 times by then, 4 times in the run."
     )
     assert describe_passages(found, 1) == (
         "2 passages that mention both Ada and Rome were read by then; shown: the last 1."
     )
+
+
+def test_the_words_say_that_a_fact_was_lost_again(inputs):
+    lost = trace_fact("f", **{**inputs, "answers": answers({"p": [2, 1, 1, 2]})})
+    assert describe_trace(lost).endswith("Not known at 1 later checkpoints, first at step 6.")
 
 
 def test_the_section_has_the_curve_and_the_passages_with_their_spans(inputs):
@@ -283,9 +288,12 @@ def test_mentions_are_highlighted_on_a_terminal(inputs):
 def test_picked_facts_are_the_most_seen_the_rarest_and_the_missed():
     table = pa.table(
         {
-            "exposures": [5, 9, 1, 9, 7, 0, 50],
-            "learned_at": pa.array([4, 8, 2, None, None, 4, 4], pa.int64()),
-            "known_at_start": [False] * 6 + [True],
+            "exposures": [5, 9, 1, 9, 7, 0, 50, 60, 70],
+            "learned_at": pa.array([4, 8, 2, None, None, 4, 4, 1, 8], pa.int64()),
+            # Fact 6 was known before, 7 before it was seen, 8 was lost again.
+            "exposures_when_learned": pa.array([1, 1, 1, None, None, 0, 9, 0, 1], pa.int64()),
+            "known_at_start": [False] * 6 + [True, False, False],
+            "known_at_end": [True] * 8 + [False],
         }
     )
     assert pick_facts(table, count=2) == {"often": [1, 0], "rare": [2, 0], "never": [3, 4]}

@@ -37,7 +37,7 @@ AT_END_NOTE = (
 )
 LEARNED_WHEN_NOTE = (
     "Every column is one group of facts and adds up to 100%: which share of the group was learned at "
-    "which step, and stayed known. The further down, the later; the last row was never learned."
+    "which step. The further down, the later; the last row was never learned."
 )
 
 

@@ -19,8 +19,8 @@ Span = tuple[int, int, str]
 """Half-open range of characters and what is mentioned there: subject or answer."""
 
 PICKS = {
-    "often": "learned, and seen most often",
-    "rare": "learned, and seen least often",
+    "often": "learned after it was seen, known at the end, seen most often",
+    "rare": "learned after it was seen, known at the end, seen least often",
     "never": "never learned, though seen most often",
 }
 EXCERPT_MARGIN = 160  # characters of context around the mentions
@@ -251,8 +251,10 @@ def pick_facts(facts: pa.Table, *, count: int) -> dict[str, list[int]]:
     Facts known at step 0 and facts never seen are left out.
     """
     seen = facts["exposures"].to_numpy()
-    learned = pc.is_valid(facts["learned_at"]).to_numpy()
+    never = pc.is_null(facts["learned_at"]).to_numpy()
+    taught = facts["exposures_when_learned"].fill_null(0).to_numpy() > 0  # not a lucky guess before any text
+    learned = taught & facts["known_at_end"].to_numpy()
     fresh = ~facts["known_at_start"].to_numpy() & (seen > 0)
     often, rarely = np.argsort(-seen, kind="stable"), np.argsort(seen, kind="stable")
-    groups = {"often": (often, learned), "rare": (rarely, learned), "never": (often, ~learned)}
+    groups = {"often": (often, learned), "rare": (rarely, learned), "never": (often, never)}
     return {name: by[(fresh & group)[by]][:count].tolist() for name, (by, group) in groups.items()}

@@ -51,14 +51,16 @@ def describe_trace(trace: Trace) -> str:
         known = [checkpoint.step for checkpoint in trace.checkpoints if checkpoint.known]
         at = f" (it was known for a moment at step {', '.join(map(str, known[:5]))})" if known else ""
         return f"{asked} Never learned, seen {total} times in the run{at}."
+    lost = [point.step for point in trace.checkpoints if point.step > trace.learned_at and not point.known]
+    lapse = f" Not known at {len(lost)} later checkpoints, first at step {lost[0]}." if lost else ""
     if trace.learned_at == 0:
-        return f"{asked} Known before training began; seen {total} times in the run."
+        return f"{asked} Known before training began; seen {total} times in the run.{lapse}"
     before = next(point.exposures for point in trace.checkpoints if point.step == trace.learned_at)
     times = "once" if before == 1 else f"{before} times"
     unknown = [point.step for point in trace.checkpoints if point.step < trace.learned_at]
-    since = f", not at the checkpoint before (step {unknown[-1]})" if unknown else ""
+    since = f" (the checkpoint before is step {unknown[-1]})" if unknown else ""
     seen = f"seen {times} by then, {total} times in the run"
-    return f"{asked} Known from step {trace.learned_at} on{since}; {seen}."
+    return f"{asked} Learned at step {trace.learned_at}{since}; {seen}.{lapse}"
 
 
 def describe_passages(trace: Trace, limit: int) -> str:
