@@ -94,6 +94,17 @@ def test_buckets_that_can_never_be_trained_are_refused_with_sizes_that_work(inpu
     assert run_build(run_cli, inputs, "--batch-tokens", sizes)[0] == 0
 
 
+def test_inputs_that_are_not_there_are_named(inputs, run_cli):
+    (inputs / "mentions.parquet").unlink()
+    assert (
+        run_build(run_cli, inputs)[2] == f"error: no mentions file at {str(inputs / 'mentions.parquet')!r}\n"
+    )
+    (inputs / "t.json").unlink()
+    assert run_build(run_cli, inputs)[2].startswith(f"error: no tokenizer at {str(inputs / 't.json')!r}")
+    (inputs / "docs.jsonl").unlink()
+    assert run_build(run_cli, inputs)[2] == f"error: no documents at {str(inputs / 'docs.jsonl')!r}\n"
+
+
 def test_the_tokenizer_command_is_deterministic_and_does_not_overwrite(inputs, run_cli):
     for name in ("a.json", "b.json"):
         code, _, err = run_cli("tokenizer", inputs / "docs.jsonl", inputs / name, "--vocab-size", 300)

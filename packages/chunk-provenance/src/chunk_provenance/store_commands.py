@@ -67,6 +67,31 @@ class Tails(StrEnum):
     drop = "drop"
 
 
+PackingOption = Annotated[
+    PackingKind,
+    typer.Option(help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each."),
+]
+TailsOption = Annotated[
+    Tails, typer.Option(help="What to do with ends of documents shorter than --min-length.")
+]
+BatchTokensToCheck = Annotated[
+    int | None,
+    typer.Option(help="Also check that chunks of every length can fill an update of so many tokens.", min=1),
+]
+ValidationFraction = Annotated[
+    float,
+    typer.Option(
+        help="Share of the documents, chosen by a hash of their id, for STORE/validation.", min=0, max=1
+    ),
+]
+EosToken = Annotated[
+    str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
+]
+Section = Annotated[
+    Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
+]
+
+
 def tokenizer(
     documents: Documents,
     out: Annotated[Path, typer.Argument(help="The tokenizer.json to write.")],
@@ -99,39 +124,18 @@ def build(
     mentions: Annotated[
         Path | None, typer.Option(help="Mentions (Parquet), projected on the chunks.")
     ] = None,
-    packing: Annotated[
-        PackingKind,
-        typer.Option(
-            help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each."
-        ),
-    ] = PackingKind.buckets,
+    packing: PackingOption = PackingKind.buckets,
     min_length: Annotated[int, typer.Option(help="Smallest padded chunk length, in tokens.")] = 16,
     max_length: Annotated[int, typer.Option(help="Largest chunk length, in tokens.")] = 256,
-    tails: Annotated[
-        Tails, typer.Option(help="What to do with ends of documents shorter than --min-length.")
-    ] = Tails.keep,
-    batch_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Also check that chunks of every length can fill an update of so many tokens.", min=1
-        ),
-    ] = None,
-    validation_fraction: Annotated[
-        float,
-        typer.Option(
-            help="Share of the documents, chosen by a hash of their id, for STORE/validation.", min=0, max=1
-        ),
-    ] = 0.0,
+    tails: TailsOption = Tails.keep,
+    batch_tokens: BatchTokensToCheck = None,
+    validation_fraction: ValidationFraction = 0.0,
     text: Annotated[
         bool, typer.Option("--text/--no-text", help="Keep the documents' texts in the store.")
     ] = True,
-    eos_token: Annotated[
-        str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
-    ] = None,
+    eos_token: EosToken = None,
     column: Column = None,
-    section: Annotated[
-        Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
-    ] = None,
+    section: Section = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
