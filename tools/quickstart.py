@@ -1,24 +1,30 @@
 """The whole path in one command: from a Wikipedia dump to "seen when, known when".
 
-    uv run tools/quickstart.py [OUT] [--dump PATH [--probes PATH]] [--updates 370]
+    uv run tools/quickstart.py [OUT] [--dump PATH [--probes PATH]] [--updates 700]
 
 Strings the packages' public commands together, prints each as it runs it, and writes OUT/report.html. Takes
-ten minutes or less on two cores. A run that was stopped continues where it stopped when it is started again; a
-step whose command or predecessors changed is run again.
+ten minutes or less on two cores. A run that was stopped continues where it stopped when it is started
+again; a step whose command or predecessors changed is run again.
 """
 
 import argparse
 import json
 import os
+import re
 import resource
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
+
+from chunk_provenance.facts import read_probes
 
 
 @dataclass(frozen=True)
@@ -30,7 +36,9 @@ class Step:
     only: str = ""  # "synthetic": without --dump; "cloze": a dump without --probes
 
     def words(self, places: dict[str, str]) -> list[str]:
-        """The command's words, filled in."""
+        """The command's words, filled in; {subject} and {answer} are those of the fact in most chunks."""
+        if "{subject}" in self.command:
+            places = places | most_stated_fact(Path(places["out"]) / "fact_chunks.parquet", places["probes"])
         return [word.format(**places) for word in shlex.split(self.command)]
 
 
@@ -58,7 +66,7 @@ STEPS = (
     Step(
         "Cut the documents into chunks that remember where they came from",
         "chunk-provenance build {out}/wiki/documents.parquet {out}/chunks --tokenizer {out}/tokenizer.json"
-        " --mentions {out}/wiki/mentions.parquet --min-length 16 --max-length 256 --batch-tokens 4096"
+        " --mentions {out}/wiki/mentions.parquet --min-length 16 --max-length 128 --batch-tokens 2048"
         " --validation-fraction 0.02 --section {out}/sections/chunks.json",
     ),
     Step("Index the chunks by entity", "entity-index build {out}/chunks {out}/index"),
@@ -72,10 +80,17 @@ STEPS = (
         "entity-index facts {out}/index {probes} {out}/fact_chunks.parquet --overwrite",
     ),
     Step(
+        "Ask the index for an entity, by what it is and by what it is called",
+        "entity-index compare {out}/index {subject} --section {out}/sections/compare.json",
+    ),
+    Step(
+        "Ask the index for two entities in the same chunk",
+        "entity-index query {out}/index {subject} {answer} --limit 3 --section {out}/sections/pair.json",
+    ),
+    Step(
         "Train a small OLMo-2 in a recorded order, with many checkpoints",
         "olmo-trainer train {tools}/quickstart.yaml {out}/run --set data.store={out}/chunks"
-        " --set data.validation.held_out={out}/chunks/validation --set data.updates={updates}"
-        " --section {out}/sections/train.json",
+        " --set data.validation.held_out={out}/chunks/validation --set data.updates={updates}",
     ),
     Step(
         "Check the batches that were trained on against the recorded order",
@@ -90,6 +105,19 @@ STEPS = (
         "chunk-provenance dynamics {out}/run/order {out}/fact_chunks.parquet {out}/answers.parquet"
         " {out}/dynamics --overwrite",
     ),
+    *(
+        Step(
+            f"Trace a fact: {title}",
+            "chunk-provenance trace --store {out}/chunks --order {out}/run/order"
+            " --facts {out}/fact_chunks.parquet --answers {out}/answers.parquet --probes {probes}"
+            f" --pick {kind} --limit 5 --section {{out}}/sections/trace-{kind}.json",
+        )
+        for kind, title in (
+            ("often", "often stated and learned"),
+            ("rare", "rarely stated and learned"),
+            ("never", "never learned"),
+        )
+    ),
     Step(
         "Write the report",
         "chunk-provenance report {out}/dynamics {out}/report.html --overwrite",
@@ -97,26 +125,33 @@ STEPS = (
 )
 
 
-def choose(places: dict[str, str], *, kinds: set[str]) -> list[tuple[str, list[str]]]:
-    """Title and words of the steps that this kind of run takes, in order."""
-    return [(step.title, step.words(places)) for step in STEPS if not step.only or step.only in kinds]
+def most_stated_fact(fact_chunks: Path, probes: str) -> dict[str, str]:
+    """Subject and answer of the fact that most chunks state."""
+    shared = pq.read_table(fact_chunks, filters=[("kind", "==", "shared")])["fact_id"].to_pylist()
+    fact_id, _ = Counter(shared).most_common(1)[0]
+    fact = next(probe for probe in read_probes(probes).to_pylist() if probe["fact_id"] == fact_id)
+    return {"subject": fact["subject"], "answer": fact["answer"]}
 
 
-def run_steps(steps: list[tuple[str, list[str]]], ledger: Path) -> list[dict[str, Any]]:
+def run_steps(steps: list[Step], places: dict[str, str], ledger: Path) -> list[dict[str, Any]]:
     """Run what the ledger does not name as done; it is written anew after each step.
 
     A step counts as done only if it and all before it have the commands that the ledger names.
     """
     done = json.loads(ledger.read_text(encoding="utf-8")) if ledger.exists() else []
-    for number, (title, words) in enumerate(steps):
+    for number, step in enumerate(steps):
+        words = step.words(places)
         command = shlex.join(words)
-        print(f"\n[{number + 1}/{len(steps)}] {title}\n$ {command}", flush=True)
+        print(f"\n[{number + 1}/{len(steps)}] {step.title}\n$ {command}", flush=True)
         if number < len(done) and done[number]["command"] == command:
             print(f"done before, in {done[number]['seconds']:.0f} s", flush=True)
             continue
         started = time.monotonic()
         subprocess.run([find_program(words[0]), *words[1:]], check=True)
-        done = [*done[:number], {"title": title, "command": command, "seconds": time.monotonic() - started}]
+        done = [
+            *done[:number],
+            {"title": step.title, "command": command, "seconds": time.monotonic() - started},
+        ]
         write_json(done, ledger)
     return done
 
@@ -144,7 +179,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("out", type=Path, nargs="?", default=Path("quickstart"), help="folder to write")
     parser.add_argument("--dump", type=Path, help="a Wikipedia dump (.xml or .xml.bz2) to use instead")
     parser.add_argument("--probes", type=Path, help="probes to ask; without it, made of the dump's links")
-    parser.add_argument("--updates", type=int, default=370, help="optimiser updates of 4,096 tokens")
+    parser.add_argument("--updates", type=int, default=700, help="optimiser updates of 2,048 tokens")
     return parser.parse_args()
 
 
@@ -153,13 +188,21 @@ def main() -> int:
     arguments = parse_arguments()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
-    kinds = {"synthetic"} if arguments.dump is None else set() if arguments.probes else {"cloze"}
-    probes = arguments.probes or out / ("probes.parquet" if arguments.dump else "corpus/probes.parquet")
-    dump = arguments.dump or out / "corpus/dump.xml.bz2"
-    places = {"out": out, "tools": Path(__file__).parent, "dump": dump, "probes": probes}
-    steps = choose({**{k: str(v) for k, v in places.items()}, "updates": str(arguments.updates)}, kinds=kinds)
+    kinds = {""} | ({"synthetic"} if arguments.dump is None else set() if arguments.probes else {"cloze"})
+    steps = [step for step in STEPS if step.only in kinds]
+    written = [section for step in steps for section in re.findall(r"--section \S+", step.command)]
+    steps[-1] = replace(steps[-1], command=" ".join([steps[-1].command, *written]))
+    places = {
+        "out": str(out),
+        "tools": str(Path(__file__).parent),
+        "dump": str(arguments.dump or out / "corpus/dump.xml.bz2"),
+        "probes": str(
+            arguments.probes or out / ("probes.parquet" if arguments.dump else "corpus/probes.parquet")
+        ),
+        "updates": str(arguments.updates),
+    }
     try:
-        done = run_steps(steps, out / "quickstart.json")
+        done = run_steps(steps, places, out / "quickstart.json")
     except subprocess.CalledProcessError as failure:
         print(
             f"\nthe last command ended with {failure.returncode}; run me again to continue there",

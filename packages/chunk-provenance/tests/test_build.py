@@ -84,6 +84,14 @@ def test_segments_name_the_characters_of_their_tokens(build, packing):
         assert "".join(map(store.chunk_text, range(store.num_chunks))) == "".join(texts.values())
 
 
+def test_no_chunk_begins_inside_a_word(build):
+    words = " ".join(f"person{number}naïve" for number in range(60)) + " 東京東京東京東京東京東京"
+    store = build([Document("d", words)])
+    for chunk in range(1, store.num_chunks):
+        begin = store.segments(chunk)[0].char_start
+        assert " " in words[begin - 1 : begin + 1] or words[begin] in "東京"
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_mentions_stand_where_chunks_say(build, make_mentions, packing):
     store = build(packing=packing, mentions=make_mentions(DOCUMENTS, NAMES))

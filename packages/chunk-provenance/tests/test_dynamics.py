@@ -403,9 +403,8 @@ def test_the_section_of_dynamics_is_one_that_the_report_reads(tmp_path, input_fi
     learned_when = back["figures"][-1]["series"]
     # Columns: 0 (d never, e at 4), 1 (c never), 2-3 (b at 4), 4-7 (a at 2).
     assert {row["label"]: row["y"] for row in learned_when} == {
-        "0": [0.0, 0.0, 0.0, 0.0],
+        "0 (untrained)": [0.0, 0.0, 0.0, 0.0],
         "2": [0.0, 0.0, 0.0, 100.0],
         "4": [50.0, 0.0, 100.0, 0.0],
-        "6": [0.0, 0.0, 0.0, 0.0],
         "never": [50.0, 100.0, 0.0, 0.0],
     }

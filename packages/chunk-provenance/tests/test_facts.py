@@ -178,6 +178,9 @@ def test_fact_chunks_with_an_unknown_kind_or_id_are_refused(tmp_path):
     pq.write_table(pa.table({"fact_id": ["a"], "kind": ["shared"], "chunk_id": [-1]}), path)
     with pytest.raises(FormatError, match="negative chunk ids"):
         read_fact_chunks(path)
+    pq.write_table(pa.table({"fact_id": ["a"], "kind": ["shared"], "chunk_id": ["one"]}), path)
+    with pytest.raises(FormatError, match="is no fact-chunks table"):
+        read_fact_chunks(path)
 
 
 def test_probes_are_the_same_from_parquet_and_jsonl(tmp_path, probes):

@@ -13,10 +13,11 @@ def spans(*pairs):
     return merge_spans(starts, ends)
 
 
-def pack(doc_lengths, *, mentions=(), characters=(), min_length=4, max_length=16):
+def pack(doc_lengths, *, mentions=(), words=(), characters=(), min_length=4, max_length=16):
     starts, ends = pack_buckets(
         np.cumsum([0, *doc_lengths]),
         mentions=spans(*mentions),
+        words=spans(*words),
         characters=spans(*characters),
         min_length=min_length,
         max_length=max_length,
@@ -24,7 +25,7 @@ def pack(doc_lengths, *, mentions=(), characters=(), min_length=4, max_length=16
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
-def pack_slowly(doc_lengths, *, mentions, characters, min_length, max_length):
+def pack_slowly(doc_lengths, *, mentions, words, characters, min_length, max_length):
     """The rule of packing.py, one document and one token at a time."""
 
     def breaks(position, runs):
@@ -47,11 +48,13 @@ def pack_slowly(doc_lengths, *, mentions, characters, min_length, max_length):
                 wanted = rest
             else:
                 wanted = bucket(rest) // 2
-            allowed = [end for end in range(at + 1, stop + 1) if not breaks(end, [*mentions, *characters])]
-            before = [end for end in allowed if end <= at + wanted]
-            after = [end for end in allowed if at + wanted <= end <= at + max_length]
-            whole = [end for end in range(at + 1, at + max_length + 1) if not breaks(end, characters)]
-            end = (before[-1:] or after[:1] or whole[-1:] or [at + max_length])[0]
+            for runs in ([*mentions, *words, *characters], [*mentions, *characters], characters, []):
+                allowed = [end for end in range(at + 1, stop + 1) if not breaks(end, runs)]
+                before = [end for end in allowed if end <= at + wanted]
+                after = [end for end in allowed if at + wanted <= end <= at + max_length]
+                if before or after:
+                    end = (before[-1:] or after)[0]
+                    break
             chunks.append((at, end))
             at = end
     return chunks
@@ -59,7 +62,7 @@ def pack_slowly(doc_lengths, *, mentions, characters, min_length, max_length):
 
 @st.composite
 def corpora(draw):
-    """Document lengths, and mentions and split characters that each lie inside one document."""
+    """Document lengths, and mentions, words and split characters that each lie inside one document."""
     lengths = draw(st.lists(st.integers(0, 70), max_size=6))
     bounds = np.cumsum([0, *lengths]).tolist()
     inside = [(start, end) for start, end in pairwise(bounds) if end > start]
@@ -72,25 +75,22 @@ def corpora(draw):
             found.append((start, min(high, start + draw(st.integers(1, most)))))
         return found
 
-    return lengths, runs(30, 8), runs(3, 4)
+    return lengths, {"mentions": runs(30, 8), "words": runs(20, 8), "characters": runs(3, 4)}
 
 
 @given(corpora())
 def test_packing_equals_its_slow_twin(corpus):
-    lengths, mentions, characters = corpus
+    lengths, runs = corpus
     limits = {"min_length": 4, "max_length": 16}
-    fast = pack(lengths, mentions=mentions, characters=characters, **limits)
-    # A run that several mentions make up together breaks nowhere, as the slow twin's separate ones.
-    assert fast == pack_slowly(lengths, mentions=mentions, characters=characters, **limits)
+    fast = pack(lengths, **runs, **limits)
+    assert fast == pack_slowly(lengths, **runs, **limits)
 
 
 @given(corpora(), st.sampled_from([(1, 1), (1, 8), (4, 4), (2, 32), (64, 64)]))
 def test_each_token_is_in_exactly_one_chunk_of_its_document(corpus, limits):
-    lengths, mentions, characters = corpus
+    lengths, runs = corpus
     min_length, max_length = limits
-    chunks = pack(
-        lengths, mentions=mentions, characters=characters, min_length=min_length, max_length=max_length
-    )
+    chunks = pack(lengths, **runs, min_length=min_length, max_length=max_length)
     assert [token for start, end in chunks for token in range(start, end)] == list(range(sum(lengths)))
     bounds = np.cumsum([0, *lengths])
     for start, end in chunks:
@@ -101,10 +101,10 @@ def test_each_token_is_in_exactly_one_chunk_of_its_document(corpus, limits):
 
 @given(corpora())
 def test_no_border_falls_inside_a_mention_that_fits_a_chunk(corpus):
-    lengths, mentions, characters = corpus
-    runs = spans(*mentions, *characters)
-    borders = {end for _, end in pack(lengths, mentions=mentions, characters=characters)}
-    for start, end in zip(runs.starts.tolist(), runs.ends.tolist(), strict=True):
+    lengths, runs = corpus
+    unbroken = spans(*runs["mentions"], *runs["characters"])
+    borders = {end for _, end in pack(lengths, **runs)}
+    for start, end in zip(unbroken.starts.tolist(), unbroken.ends.tolist(), strict=True):
         if end - start <= 16:
             assert not borders & set(range(start + 1, end))
 
@@ -127,6 +127,10 @@ def test_a_border_moves_right_where_a_mention_starts_the_chunk():
 
 def test_a_mention_longer_than_the_largest_bucket_is_cut_between_characters():
     assert pack([40], mentions=[(0, 30)], characters=[(14, 17)])[:2] == [(0, 14), (14, 30)]
+
+
+def test_a_word_too_long_for_a_chunk_is_cut_and_the_mention_in_it_is_not():
+    assert pack([40], words=[(0, 30)], mentions=[(15, 18)])[:2] == [(0, 15), (15, 31)]
 
 
 def test_touching_mentions_may_be_parted_and_overlapping_ones_not():

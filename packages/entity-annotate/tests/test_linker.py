@@ -1,5 +1,7 @@
 """The lexicon linker: what the document says, then what the corpus says, and how sure."""
 
+import pytest
+
 from entity_annotate.lexicon import Lexicon, count_occurrences, main_gender
 from entity_annotate.linker import LOCAL, NEAR, LexiconLinker, is_proper
 from entity_annotate.records import Document, Failure, Mention
@@ -17,7 +19,7 @@ def linker(*docs: Document) -> LexiconLinker:
     lexicon = Lexicon()
     for doc in docs:
         lexicon.add_document(doc)
-    lexicon.occurrences.update(count_occurrences(docs, lexicon.matcher()))
+    lexicon.occurrences.update(count_occurrences(docs, lexicon.counting_matcher()))
     return LexiconLinker(lexicon)
 
 
@@ -112,3 +114,14 @@ def test_aliases_are_vouched_for_and_the_most_used_comes_first():
         lexicon.add_document(document(number, text, [(text.split()[0], "Q7259")]))
     lexicon.add_name("Lady Lovelace", "Q7259")
     assert lexicon.aliases() == {"Q7259": ["Ada", "Lady Lovelace"]}
+
+
+def test_a_common_word_that_begins_a_sentence_is_no_name():
+    magazine = [document(n, "Time wrote this.", [("Time", "Q43297")]) for n in range(6)]
+    clocks = [document(n, "In time, at that time, by the time. Time flies.") for n in range(10, 14)]
+    found = linker(*magazine, *clocks)
+    assert found.lexicon.is_common_word("Time")
+    assert all(score < 0.6 for _, _, score in linked(found, clocks[0]))
+    assert linked(linker(*magazine), document(20, "Time flies.")) == [
+        ("Time", "Q43297", pytest.approx(6 / 7, abs=1e-3))
+    ]

@@ -68,7 +68,7 @@ def annotate(articles):
     lexicon = Lexicon()
     for doc in docs:
         lexicon.add_document(doc)
-    lexicon.occurrences.update(count_occurrences(docs, lexicon.matcher()))
+    lexicon.occurrences.update(count_occurrences(docs, lexicon.counting_matcher()))
     linked = LexiconLinker(lexicon).link(docs)
     assert not any(isinstance(mentions, Failure) for mentions in linked)
     resolved = SimpleCoref(lexicon).resolve(docs, linked)

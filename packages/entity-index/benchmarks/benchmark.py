@@ -124,7 +124,7 @@ def measure_queries(index: EntityIndex, mentions: Path) -> None:
     print("-- others")
     timed("pair of the two most frequent entities, 10 hits", lambda: pair(index, counts), times=20)
     timed("phrase of two words, 10 hits", lambda: index.search(Query(Phrase("word7 word12"))), times=20)
-    timed("entities in the same chunks as a middling one", lambda: index.co_occurring(entity), times=5)
+    timed("entities in the same chunks as the rare one", lambda: index.co_occurring(entity), times=5)
     timed("names of entities by name", lambda: index.names("name 12"), times=20)
     timed(
         "chunk counts of all entities, other thresholds",

@@ -109,7 +109,7 @@ def test_co_occurring_entities_are_equal(corpus):
 
 def test_names_and_their_footprints_are_equal(corpus):
     index, slow = corpus
-    own = Thresholds(coref=None, coref_cluster=None)
+    own = Thresholds(coref_cluster=None)
     footprints = {}
     for row in slow.rows:
         if row["entity"] is None:

@@ -56,7 +56,7 @@ def test_a_stopped_build_leaves_nothing_and_starts_again(store, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         build_index(store.path, tmp_path / "index", progress=stop)
-    assert not (tmp_path / "index").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["store0"]
     assert build_index(store.path, tmp_path / "index")
     assert open_index(tmp_path / "index").count(Entity("Q1")) == 1
 
@@ -72,8 +72,10 @@ def test_progress_names_every_stage(store, tmp_path):
     ]
 
 
-def test_little_memory_is_enough(store, tmp_path):
+def test_memory_may_be_little_but_not_nothing(store, tmp_path):
     build_index(store.path, tmp_path / "index", memory="100MB")
+    with pytest.raises(ValueError, match="--memory 1KB is too little"):
+        build_index(store.path, tmp_path / "other", memory="1KB")
     with pytest.raises(ValueError, match="--memory 'much' is not a size"):
         build_index(store.path, tmp_path / "other", memory="much")
 

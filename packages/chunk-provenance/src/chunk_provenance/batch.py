@@ -19,6 +19,9 @@ from chunk_provenance.packing import Positions, Unbreakable, merge_spans
 from chunk_provenance.projecting import Pieces, find_tokens, project
 from chunk_provenance.tokenizing import Encoded
 
+WORD_CHARACTERS = np.array([*(chr(code).isalnum() for code in range(0x0E00)), False])
+"""Letters and digits up to the Indic scripts; of the scripts beyond, most write words without spaces."""
+
 COPIED = [
     "surface",
     "entity",
@@ -100,6 +103,18 @@ class Batch:
         """Runs of tokens that share a character."""
         shared = np.flatnonzero(self.char_start[1:] < self.char_end[:-1])  # token i and i + 1
         return merge_spans(shared, shared + 2)
+
+    @cached_property
+    def words(self) -> Unbreakable:
+        """Runs of tokens that make up a word, in scripts that part words by spaces."""
+        # One character of separation a document, as in `first_chars`.
+        text = "".join(document.text + "\n" for document in self.documents)
+        codes = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        of_word = WORD_CHARACTERS[np.minimum(codes, len(WORD_CHARACTERS) - 1)]
+        border = self.char_end[:-1]  # (tokens - 1,) the character after each token
+        inside = of_word[border] & of_word[border - 1] & (self.char_start[1:] == border)
+        joined = np.flatnonzero(inside)  # token i and i + 1
+        return merge_spans(joined, joined + 2)
 
     def documents_at(self, positions: Positions) -> Positions:
         """The numbers of the documents that hold these token positions."""

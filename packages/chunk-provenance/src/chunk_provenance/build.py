@@ -220,6 +220,7 @@ class _Part:
         starts, ends = pack_buckets(
             batch.doc_bounds,
             mentions=NO_SPANS if found is None else merge_spans(found.token_start, found.token_end),
+            words=batch.words,
             characters=batch.characters,
             min_length=self.packing.min_length,
             max_length=self.packing.max_length,

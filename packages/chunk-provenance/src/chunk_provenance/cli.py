@@ -16,7 +16,9 @@ app.command()(store_commands.verify)
 app.command()(show_command.show)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
+app.command()(learning_commands.cloze)
 app.command()(learning_commands.trace)
+app.command()(learning_commands.report)
 
 
 def print_version(wanted: bool) -> None:

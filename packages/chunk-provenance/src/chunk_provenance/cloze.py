@@ -1,19 +1,23 @@
-"""Link-cloze probes: sentences of the training text with a link, cut before the link; its target is the answer.
+"""Link-cloze probes: sentences of the training text, cut before a link; the link's target is the answer.
 
 One pass over the documents; a sentence is used if
 - it has at least `MIN_WORDS` words before the link, and a space right before it,
 - the link's label is the target's name or an alias (otherwise the text goes on with something else),
-- neither the target nor an alias of it stands before the link, and the target is not the document's own subject.
-Each pair of document and target gives one probe, its first such sentence.
+- no name of the target stands before the link, and the target is not the document's own subject.
+Each pair of document and target gives one probe, its first such sentence. Sentences that name their subject
+before the link are taken first: the others can often be completed without knowing anything about it.
 """
 
 import hashlib
 import heapq
+import json
 import math
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -81,27 +85,33 @@ def make_cloze_probes(
         raise ValueError(f"{str(store.path)!r} was built with --no-text: cloze probes need the texts")
     links, titles = find_links(store)
     if not links:
-        raise ValueError(f"{str(store.path)!r} has no hyperlinks among its mentions: build it with --mentions")
+        raise ValueError(
+            f"{str(store.path)!r} has no hyperlinks among its mentions: build it with --mentions"
+        )
     targets = find_targets(links, titles, aliases)
     subjects = {target.name: entity for entity, target in targets.items()}
     if aliases is not None:
         subjects |= dict(zip(aliases["name"].to_pylist(), aliases["entity"].to_pylist(), strict=True))
     candidates = enumerate(_cut_sentences(store, links, targets, subjects))
-    chosen = heapq.nsmallest(max_probes, candidates, key=lambda item: _draw(item[1]["fact_id"], seed))
-    neighbours = _sort_alike(targets)
+    chosen = heapq.nsmallest(max_probes, candidates, key=lambda item: _draw(item[1], seed))
+    alike = sorted(targets.values(), key=_likeness)
+    places = {target.entity: place for place, target in enumerate(alike)}
     rows = [
-        {**probe, "distractors": choose_distractors(probe, targets, neighbours)} for _, probe in sorted(chosen, key=_place)
+        {**probe, "distractors": choose_distractors(probe, alike, places[probe["answer"]])}
+        for _, probe in sorted(chosen, key=itemgetter(0))
     ]
     return pa.Table.from_pylist(rows, schema=PROBES)
 
 
-def _place(item: tuple[int, dict[str, Any]]) -> int:
-    return item[0]
+def _draw(probe: dict[str, Any], seed: int) -> tuple[bool, bytes]:
+    """Subject named first, then a hash of fact and seed: more text leaves the draws of others alone."""
+    subject = QUALIFIER.sub("", probe["subject_name"]).casefold()
+    named = occurs(subject, probe["prompt"].casefold())
+    return not named, _hash(f"{seed} {probe['fact_id']}")
 
 
-def _draw(fact_id: str, seed: int) -> bytes:
-    """A number that depends on nothing but the fact and the seed: more text leaves the others' draws alone."""
-    return hashlib.sha256(f"{seed} {fact_id}".encode()).digest()
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
 
 
 def find_links(store: ChunkStore) -> tuple[dict[str, list[Link]], dict[str, str]]:
@@ -145,7 +155,9 @@ def _cut_sentences(
     store: ChunkStore, links: dict[str, list[Link]], targets: dict[str, Target], subjects: dict[str, str]
 ) -> Iterator[dict[str, Any]]:
     """One probe without distractors for every document and target that has a fitting sentence."""
-    with open_table(store.path / "documents.parquet", "stored-documents", ["doc_id", "title", "text"]) as file:
+    with open_table(
+        store.path / "documents.parquet", "stored-documents", ["doc_id", "title", "text"]
+    ) as file:
         for batch in file.iter_batches(batch_size=256, columns=["doc_id", "title", "text"]):
             for row in batch.to_pylist():
                 if row["title"] and row["doc_id"] in links:
@@ -162,10 +174,12 @@ def _probes_of(
         if link.entity in used or link.surface.casefold() not in target.names:
             continue
         prompt = cut_before(document["text"], link.char_start)
-        if prompt is None or any(name in prompt.casefold() for name in target.names):
+        if prompt is None or any(occurs(name, prompt.casefold()) for name in target.names):
             continue
         used.add(link.entity)
-        accepted = dict.fromkeys([link.surface, target.label, QUALIFIER.sub("", target.name), *target.aliases])
+        accepted = dict.fromkeys(
+            [link.surface, target.label, QUALIFIER.sub("", target.name), *target.aliases]
+        )
         yield {
             "fact_id": f"{subject}|{link.entity}",
             "probe_id": f"{document['doc_id']}:{link.char_start}",
@@ -190,7 +204,9 @@ def cut_before(text: str, char_start: int) -> str | None:
     begin = max(char_start - MAX_PROMPT, 0)
     window = text[begin:char_start]
     ends = [
-        match.end() for match in SENTENCE_END.finditer(window) if not ABBREVIATION.search(window[: match.start()])
+        match.end()
+        for match in SENTENCE_END.finditer(window)
+        if not ABBREVIATION.search(window[: match.start()])
     ]
     if not ends and begin:
         return None
@@ -198,36 +214,43 @@ def cut_before(text: str, char_start: int) -> str | None:
     return prompt if len(prompt.split()) >= MIN_WORDS and prompt == prompt.strip() else None
 
 
-def _sort_alike(targets: dict[str, Target]) -> list[Target]:
-    """Targets in an order in which neighbours look alike: kind of first letter, frequency, length."""
-    return sorted(targets.values(), key=_likeness)
-
-
-def _likeness(target: Target) -> tuple[bool, bool, int, int, str, str]:
+def _likeness(target: Target) -> tuple[bool, bool, int, int, bytes]:
+    """A sort key by which neighbours look alike: kind of first letter, frequency class, length; then any."""
     first = target.label[:1]
     frequency_class = int(math.log2(target.num_links))
-    return first.isdigit(), first.islower(), frequency_class, len(target.label), target.label, target.entity
+    return first.isdigit(), first.islower(), frequency_class, len(target.label), _hash(target.entity)
 
 
-def choose_distractors(
-    probe: dict[str, Any], targets: dict[str, Target], neighbours: list[Target]
-) -> list[str]:
-    """Labels of the targets that look most like the answer, none of them a name of it or in the prompt."""
-    answer = targets[probe["answer"]]
-    place = next(number for number, target in enumerate(neighbours) if target is answer)
-    taken = set(answer.names) | {name.casefold() for name in probe["answers"]}
+def choose_distractors(probe: dict[str, Any], alike: list[Target], place: int) -> list[str]:
+    """Labels of the targets nearest to the answer, none of them a name of it or in the prompt.
+
+    Args:
+        probe: `prompt` and `answers`.
+        alike: all targets, neighbours looking alike.
+        place: where the answer stands among them.
+    """
+    taken = set(alike[place].names) | {name.casefold() for name in probe["answers"]}
     prompt = probe["prompt"].casefold()
     chosen: list[str] = []
-    for distance in range(1, len(neighbours)):
-        for number in (place - distance, place + distance):
-            if 0 <= number < len(neighbours) and len(chosen) < NUM_DISTRACTORS:
-                label = neighbours[number].label
-                if label.casefold() not in taken and label.casefold() not in prompt:
-                    taken.add(label.casefold())
-                    chosen.append(label)
-        if len(chosen) == NUM_DISTRACTORS:
+    for distance in range(1, len(alike)):
+        both_sides = [number for number in (place - distance, place + distance) if 0 <= number < len(alike)]
+        for target in (alike[number] for number in both_sides):
+            label = target.label.casefold()
+            if label not in taken and not occurs(label, prompt):
+                taken.add(label)
+                chosen.append(target.label)
+        if len(chosen) >= NUM_DISTRACTORS:
             break
-    return chosen
+    return chosen[:NUM_DISTRACTORS]
+
+
+def occurs(words: str, text: str) -> bool:
+    """Whether the words stand in the text, not only inside of longer ones.
+
+    >>> occurs("us", "a famous us ship"), occurs("us", "a famous ship")
+    (True, False)
+    """
+    return words in text and re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
 def read_aliases(path: str | Path) -> pa.Table:
@@ -235,17 +258,19 @@ def read_aliases(path: str | Path) -> pa.Table:
     return read_user_table(Path(path), "entities", ENTITIES, optional=("aliases",))
 
 
+def check_ending(path: Path) -> None:
+    """Refuse a name that does not say which form the probes take."""
+    if path.suffix not in (".parquet", ".jsonl"):
+        raise FormatError(f"{str(path)!r} must end in .parquet or .jsonl")
+
+
 def write_probes(probes: pa.Table, path: str | Path) -> None:
     """Write probes as Parquet or, if the name ends so, as JSONL."""
-    import json
-    import os
-
     path = Path(path)
+    check_ending(path)
     if path.suffix == ".parquet":
         write_table(probes, path, "probes")
         return
-    if path.suffix != ".jsonl":
-        raise FormatError(f"{str(path)!r} must end in .parquet or .jsonl")
     unfinished = path.with_name(path.name + ".tmp")
     lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in probes.to_pylist())
     unfinished.write_text("".join(lines), encoding="utf-8")

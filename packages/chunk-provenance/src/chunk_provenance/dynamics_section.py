@@ -12,6 +12,8 @@ from chunk_provenance.joining import Dynamics
 from chunk_provenance.sections import section
 
 MAX_HEATMAP_ROWS = 12
+MAX_BARS = 16
+MIN_FACTS = 10  # a bar of fewer says nothing, and its whiskers hide the others
 
 # How to read each figure.
 OVER_STEPS_NOTE = (
@@ -23,11 +25,11 @@ OVER_STEPS_NOTE = (
 BY_INTERVAL_NOTE = (
     "Only facts seen at least once between the two checkpoints count. Learned: not known at the first "
     "checkpoint, known at the second; forgotten: the reverse; net: their difference. The whiskers are 95% "
-    "intervals."
+    "intervals; bars of fewer than 10 facts are left out."
 )
 BY_EXPOSURES_NOTE = (
     "All intervals taken together: one fact counts once per interval, in the group of how often it was "
-    "seen within that interval."
+    "seen within that interval. Bars of fewer than 10 facts are left out."
 )
 AT_END_NOTE = (
     "The last point of every line of the first figure, side by side. The whiskers are 95% intervals: wide "
@@ -138,15 +140,18 @@ def _change_by_interval(dynamics: Dynamics) -> dict[str, Any]:
     intervals = dynamics.intervals
     seen = intervals.filter(pc.not_equal(intervals["exposures"], "0"))
     sums = add_rates(_sum_counts(seen, ["step_from", "step_to"]))
+    sums = sums.filter(pc.greater_equal(sums["facts"], MIN_FACTS))
     bounds = zip(sums["step_from"].to_pylist(), sums["step_to"].to_pylist(), strict=True)
-    names = [f"{low}-{high}" for low, high in bounds]
+    many = sums.num_rows > MAX_BARS
+    x = sums["step_to"].to_pylist() if many else [f"{low}-{high}" for low, high in bounds]
     return {
         "title": "Learned and forgotten between checkpoints",
         "note": BY_INTERVAL_NOTE,
-        "kind": "bar",
-        "x_label": "steps",
+        "kind": "line" if many else "bar",
+        "x_label": "step at the end of the interval" if many else "steps",
+        "x_scale": "symlog" if many else "linear",
         "y_label": "facts seen in the interval (%)",
-        "series": [{"label": label, "x": names, **_band(sums, name)} for name, label in CHANGES],
+        "series": [{"label": label, "x": x, **_band(sums, name)} for name, label in CHANGES],
     }
 
 
@@ -154,7 +159,7 @@ def _change_by_exposures(dynamics: Dynamics, labels: list[str]) -> dict[str, Any
     sums = add_rates(_sum_counts(dynamics.intervals, ["exposures"]))
     order = [label for label in labels if label in sums["exposures"].to_pylist()]
     sums = sums.take([sums["exposures"].to_pylist().index(label) for label in order])
-    sums = sums.filter(pc.greater(sums["facts"], 0))
+    sums = sums.filter(pc.greater_equal(sums["facts"], MIN_FACTS))
     return {
         "title": "Learned and forgotten, by exposures between the two checkpoints",
         "note": BY_EXPOSURES_NOTE,
@@ -200,6 +205,8 @@ def _learned_when(dynamics: Dynamics, labels: list[str]) -> dict[str, Any]:
     of_bin = count_bins(facts["exposures"].to_numpy(), dynamics.info["parameters"]["bins"])
     sizes = np.bincount(of_bin, minlength=len(labels))
     learned = facts["learned_at"].cast(pa.float64()).fill_null(np.inf).to_numpy()
+    # Learning at one of the last checkpoints cannot be confirmed any more: no rows for those.
+    steps = steps[: max(len(steps) - dynamics.info["parameters"]["consecutive"] + 1, 1)]
     bounds = _row_bounds(steps)
     row = np.searchsorted(bounds, learned)  # bounds[row - 1] < learned <= bounds[row]
     used = np.flatnonzero(sizes)
@@ -225,7 +232,7 @@ def _row_bounds(steps: list[int]) -> list[int]:
 
 
 def _row_names(bounds: list[int], steps: list[int]) -> list[str]:
-    names = [str(bounds[0])]
+    names = [f"{bounds[0]} (untrained)" if bounds[0] == 0 else str(bounds[0])]
     for low, high in pairwise(bounds):
         first = steps[steps.index(low) + 1]
         names.append(str(high) if first == high else f"{first}-{high}")

@@ -37,6 +37,7 @@ ANSWERS = pa.schema(
         ("logprob_mean", pa.float64()),
     ]
 )
+FACT_CHUNKS = pa.schema([("fact_id", pa.string()), ("kind", pa.string()), ("chunk_id", pa.int64())])
 KINDS = ("subject", "answer", "shared")
 SOURCES = ("hyperlink", "entity_linking", "coref", "coref_cluster")
 
@@ -192,7 +193,7 @@ def write_fact_chunks(
     metadata = {"evidence": json.dumps(asdict(evidence)), "source": source}
     if store_sha256 is not None:
         metadata["store_sha256"] = store_sha256
-    write_table(table.select(["fact_id", "kind", "chunk_id"]), Path(path), "fact-chunks", **metadata)
+    write_table(table.select(FACT_CHUNKS.names).cast(FACT_CHUNKS), Path(path), "fact-chunks", **metadata)
 
 
 def read_fact_chunks(path: str | Path) -> FactChunks:
@@ -203,8 +204,12 @@ def read_fact_chunks(path: str | Path) -> FactChunks:
         FormatError: it is another format, or has an unknown kind or chunk id.
     """
     path = Path(path)
-    table = read_table(path, "fact-chunks", ["fact_id", "kind", "chunk_id"])
+    table = read_table(path, "fact-chunks", FACT_CHUNKS.names)
     metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
+    try:
+        table = table.cast(FACT_CHUNKS)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"{str(path)!r} is no fact-chunks table: {error}") from error
     unknown = set(pc.unique(table["kind"]).to_pylist()) - set(KINDS)
     if unknown:
         raise FormatError(f"{str(path)!r} has the kinds {sorted(map(str, unknown))}, expected {list(KINDS)}")

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from chunk_provenance.cloze import check_ending, make_cloze_probes, read_aliases, write_probes
 from chunk_provenance.dynamics import DEFAULT_BINS, check_join, facts_table, read_knowledge
 from chunk_provenance.dynamics_section import describe_rho, dynamics_section, summary_rows
 from chunk_provenance.exposures import find_exposures
@@ -26,9 +27,10 @@ from chunk_provenance.facts import (
     read_probes,
     write_fact_chunks,
 )
-from chunk_provenance.joining import check_free, join_files, save_dynamics
+from chunk_provenance.joining import check_free, join_files, load_dynamics, save_dynamics
 from chunk_provenance.order import DataOrder, load_order
-from chunk_provenance.sections import command_line, write_section
+from chunk_provenance.report import make_report, write_report
+from chunk_provenance.sections import command_line, read_section, write_section
 from chunk_provenance.sections import section as section_of
 from chunk_provenance.store import open_store
 from chunk_provenance.trace import PICKS, Trace, pick_facts, trace_fact
@@ -214,6 +216,56 @@ def trace(
         show_trace(found, limit=limit)
 
 
+def cloze(
+    store: Annotated[Path, typer.Argument(help="Chunk store folder, built with mentions and texts.")],
+    out: Annotated[Path, typer.Argument(help="Probes to write, .parquet or .jsonl.")],
+    aliases: Annotated[
+        Path | None,
+        typer.Option(help="Entities with their names and aliases, as entity-annotate writes them."),
+    ] = None,
+    max_probes: Annotated[int, typer.Option(min=1, help="A sample of so many probes.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Make probes of links: a sentence cut before a link, whose target is the answer.
+
+    The subject is the page that the sentence stands on, distractors are other link targets that look alike.
+
+    Example: chunk-provenance cloze store probes.parquet --aliases wiki/entities.parquet
+    """
+    check_file_free(out, overwrite=overwrite)
+    check_ending(out)
+    known = None if aliases is None else read_aliases(aliases)
+    probes = make_cloze_probes(open_store(store), aliases=known, max_probes=max_probes, seed=seed)
+    if not probes.num_rows:
+        raise ValueError(f"{str(store)!r} gives no probe: no sentence with a link has enough before it")
+    write_probes(probes, out)
+    print(f"{probes.num_rows} probes")
+
+
+def report(
+    dynamics_folder: Annotated[
+        Path, typer.Argument(metavar="DYNAMICS", help="Folder that 'dynamics' wrote.")
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT.html", help="The page to write.")],
+    sections: Annotated[
+        list[Path] | None, typer.Option("--section", help="A further section of the page; may be repeated.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write one HTML page about a run: its learning dynamics, then further sections in the given order.
+
+    Sections are the JSON files that other commands write with --section. Prints Spearman's rho.
+
+    Example: chunk-provenance report dynamics report.html --section trace.json
+    """
+    check_file_free(out, overwrite=overwrite)
+    loaded = load_dynamics(dynamics_folder)
+    page = make_report(loaded, [read_section(path) for path in sections or []])
+    write_report(page, out, overwrite=overwrite)
+    print(describe_rho(loaded.info["summary"]["earliness"]))
+
+
 def list_facts(
     order: DataOrder, fact_chunks: FactChunks, answers: pa.Table, *, limit: int, **known_as: Any
 ) -> dict[str, list[dict[str, Any]]]:
@@ -223,7 +275,10 @@ def list_facts(
     exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids)
     table = facts_table(knowledge, exposures, **known_as)
     shown = table.select(["fact_id", "exposures", "learned_at"])
-    return {kind: shown.take(rows).to_pylist() for kind, rows in pick_facts(table, count=limit).items()}
+    return {
+        kind: shown.take(pa.array(rows, pa.int64())).to_pylist()
+        for kind, rows in pick_facts(table, count=limit).items()
+    }
 
 
 def show_facts(picked: dict[str, list[dict[str, Any]]], probes: pa.Table, *, as_json: bool) -> None:

@@ -12,11 +12,13 @@ Why: every cut takes the context away from the tokens after it, so few long chun
 ones; but padding is computed for nothing. A decomposition into exact powers of two never pads and shatters
 1,000 tokens into 512+256+128+64+32+8; this rule gives one chunk of 1,000 in the bucket of 1,024. What it
 costs: only the last chunk of a document is padded, by less than a quarter of its bucket, or up to twice the
-smallest bucket; the README gives the share on real text.
+smallest bucket. On 2,439 short articles (80 tokens on average, buckets of 16 to 128) it makes 3,195 chunks
+where exact powers of two make 6,508, with 52 tokens of context before the average token instead of 31, for
+0.3% more trained positions; on long Wikipedia articles padding is 0.5% of all positions.
 
-A border never falls inside a mention or a character: it moves left to where it may stand, or right if it
-cannot, as long as the chunk stays within `max_length`. Only a run of overlapping mentions longer than
-`max_length` is cut, and counted where mentions are projected.
+A border never falls inside a mention, a word or a character: it moves left to where it may stand, or right if
+it cannot, as long as the chunk stays within `max_length`. Of what is longer, words are cut first, and
+a run of overlapping mentions if nothing else helps; it is counted where mentions are projected.
 
 **Fixed length**, as OLMo does: documents, each with its end token, follow one another and are cut every
 `length` tokens wherever that falls. Only the last chunk of all is padded.
@@ -74,6 +76,7 @@ def pack_buckets(
     doc_bounds: Positions,
     *,
     mentions: Unbreakable,
+    words: Unbreakable,
     characters: Unbreakable,
     min_length: int,
     max_length: int,
@@ -82,7 +85,8 @@ def pack_buckets(
 
     Args:
         doc_bounds: document `d` holds the positions `doc_bounds[d] : doc_bounds[d + 1]`, (documents + 1,).
-        mentions: runs that no border may part if it can be helped.
+        mentions: tokens of mentions, the last to be parted but for characters.
+        words: tokens of one word, parted before mentions are.
         characters: tokens that share a character; parted only where a character has more than `max_length`.
         min_length: the smallest bucket.
         max_length: the largest bucket.
@@ -91,20 +95,21 @@ def pack_buckets(
         Starts and ends of the chunks, (chunks,) each, ascending.
 
     >>> none = merge_spans(np.empty(0, int), np.empty(0, int))
-    >>> limits = {"min_length": 16, "max_length": 64}
-    >>> pack_buckets(np.array([0, 150]), mentions=none, characters=none, **limits)
+    >>> runs = {"mentions": none, "words": none, "characters": none}
+    >>> pack_buckets(np.array([0, 150]), **runs, min_length=16, max_length=64)
     (array([  0,  64, 128]), array([ 64, 128, 150]))
     """
     check_lengths(min_length, max_length)
-    both = merge_spans(
-        np.concatenate([mentions.starts, characters.starts]), np.concatenate([mentions.ends, characters.ends])
-    )
+    both = _unite(mentions, characters)
+    loosest_first = (characters, both, _unite(both, words))
     at, stop = doc_bounds[:-1], doc_bounds[1:]
     starts, ends = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     while (going := at < stop).any():  # one round cuts one chunk off every document that has tokens left
         at, stop = at[going], stop[going]
         wanted = at + wanted_length(stop - at, min_length=min_length, max_length=max_length)
-        cut = _place_border(at, wanted, both, characters, max_length)
+        cut = wanted
+        for runs in loosest_first:
+            cut = _place_border(at, wanted, runs, max_length=max_length, otherwise=cut)
         starts.append(at)
         ends.append(cut)
         at = cut
@@ -162,12 +167,13 @@ def pack_fixed(doc_bounds: Positions, *, offset: int, length: int) -> tuple[Posi
 
 
 def _place_border(
-    at: Positions, wanted: Positions, runs: Unbreakable, characters: Unbreakable, max_length: int
+    at: Positions, wanted: Positions, runs: Unbreakable, *, max_length: int, otherwise: Positions
 ) -> Positions:
-    """Ends of the chunks that begin at `at`, as near to `wanted` as mentions and characters allow."""
+    """Ends of the chunks that begin at `at`, as near to `wanted` as the runs allow, if they do."""
     left = runs.left(wanted)
     right = runs.right(wanted)
-    forced = characters.left(at + max_length)
-    forced = np.where(forced > at, forced, at + max_length)
-    elsewhere = np.where(right - at <= max_length, right, forced)
-    return np.where(left > at, left, elsewhere)
+    return np.where(left > at, left, np.where(right - at <= max_length, right, otherwise))
+
+
+def _unite(some: Unbreakable, others: Unbreakable) -> Unbreakable:
+    return merge_spans(np.concatenate([some.starts, others.starts]), np.concatenate([some.ends, others.ends]))

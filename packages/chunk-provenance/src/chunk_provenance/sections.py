@@ -49,8 +49,10 @@ def section(
 
 
 def write_section(content: dict[str, Any], path: str | Path) -> None:
-    """Write a report section."""
-    write_json(content, Path(path))
+    """Write a report section, with the folders above it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(content, path)
 
 
 def read_section(path: str | Path) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def document_lines(document: dict[str, Any]) -> list[str]:
 def step_lines(step: dict[str, Any]) -> list[str]:
     """The chunks of an update for people to read."""
     chunks = step["chunks"]
-    lines = [f"step {step['step']}, epoch {step['epoch']}: {len(chunks)} chunks of length {step['bucket']}"]
+    number = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)}"
+    lines = [f"step {step['step']}, epoch {step['epoch']}: {number} of length {step['bucket']}"]
     if step["injected"]:
         lines.append(f"  and {step['injected']} injected texts")
     for chunk in chunks:

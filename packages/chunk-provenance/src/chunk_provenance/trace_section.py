@@ -67,7 +67,7 @@ def describe_passages(trace: Trace, limit: int) -> str:
     if not count:
         return "No passage that states it had been seen by then." if trace.learned_at != 0 else ""
     until = "in the whole run" if trace.learned_at is None else "by then"
-    listed = "" if count <= limit else f"; the last {limit} of them are shown"
+    listed = "" if count <= limit else f"; shown: the last {limit}"
     were = "passage that mentions" if count == 1 else "passages that mention"
     both = f"{were} both {trace.subject_name} and {trace.answer_name}"
     return f"{count} {both} {'was' if count == 1 else 'were'} read {until}{listed}."

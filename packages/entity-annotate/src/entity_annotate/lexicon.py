@@ -58,6 +58,16 @@ class Lexicon:
         """Return a matcher of all names."""
         return Matcher(self.meanings)
 
+    def counting_matcher(self) -> Matcher:
+        """Return a matcher of all names and of the common words that some of them may be: Time and time."""
+        words = {name.lower() for name in self.meanings if " " not in name}
+        return Matcher(words | self.meanings.keys())
+
+    def is_common_word(self, surface: str) -> bool:
+        """Tell whether a name of one word is more often written as a common word."""
+        word = surface.lower()
+        return word != surface and self.occurrences[word] > self.occurrences[surface]
+
     def link_probability(self, surface: str) -> float:
         """Return how often the name is linked where it stands; 0 for one never linked."""
         linked = self.linked[surface]

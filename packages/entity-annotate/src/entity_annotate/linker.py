@@ -71,10 +71,12 @@ class LexiconLinker:
         another name; or only the corpus speaks.
         """
         meanings = self.lexicon.meanings.get(surface, Counter())
+        entity, confidence = local.meaning(surface, meanings)
         keyphraseness = self._keyphraseness(surface)
+        if entity is None and self.lexicon.is_common_word(surface):  # Time at the start of a sentence
+            keyphraseness = self.lexicon.link_probability(surface)
         if keyphraseness < MIN_LINK_PROBABILITY:
             return []
-        entity, confidence = local.meaning(surface, meanings)
         found = [(entity, confidence * min(1.0, 2 * keyphraseness))] if entity is not None else []
         total = meanings.total()
         for candidate, count in meanings.most_common(MAX_CANDIDATES):

@@ -182,7 +182,7 @@ def learn_lexicon(corpus: Corpus, on_unit: Progress) -> tuple[Lexicon, str]:
             lexicon.add_name(name, entity_of(page, corpus.qids))
     qids_key = key_of(sorted(corpus.qids.items()))
     key = key_of(ANNOTATION_VERSION, corpus.source, corpus.keys, corpus.error, qids_key)
-    matcher = lexicon.matcher()
+    matcher = lexicon.counting_matcher()
     units = Units(corpus.units.folder, "names")
     for number in range(len(corpus.keys)):
         if units.record(number, key) is None:

@@ -7,6 +7,7 @@ import glob
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -53,25 +54,36 @@ def build_index(
     Raises:
         FileExistsError: `index_path` is something else, or the index of another store.
         FormatError: the store's mentions do not fit the store.
+        ValueError: `memory` is no size, or too little.
     """
     store, index_path = open_store(store_path), Path(index_path)
     if index_path.exists() and _is_current(index_path, store, overwrite=overwrite):
         return False
     unfinished = index_path.with_name(index_path.name + ".tmp")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    with ExitStack() as at_the_end:
+        at_the_end.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        try:
+            _write_folder(unfinished, store, memory, progress)
+        except duckdb.OutOfMemoryException as error:
+            raise ValueError(f"--memory {memory} is too little to sort the mentions: give more") from error
+        _replace_folder(unfinished, index_path)
+    return True
+
+
+def _write_folder(folder: Path, store: ChunkStore, memory: str, progress: Progress) -> None:
+    """Everything that an index folder holds."""
     with duckdb.connect() as database:
-        _configure(database, unfinished, memory)
+        _configure(database, folder, memory)
         counts = _check_mentions(database, store)
         progress("sorting mentions", 0, counts["num_postings"])
-        counts["num_entities"] = _write_entities(database, unfinished)
-        _write_postings(database, unfinished, counts, progress)
-        _write_names(database, unfinished, progress)
-        write_texts(unfinished / "text", _chunks(database, store, progress))
-    shutil.rmtree(unfinished / "sort", ignore_errors=True)
-    write_manifest(unfinished, _describe(store, counts))
-    _replace_folder(unfinished, index_path)
-    return True
+        counts["num_entities"] = _write_entities(database, folder)
+        _write_postings(database, folder, counts, progress)
+        _write_names(database, folder, progress)
+        write_texts(folder / "text", _chunks(database, store, progress))
+    shutil.rmtree(folder / "sort", ignore_errors=True)
+    write_manifest(folder, _describe(store, counts))
 
 
 def _is_current(index_path: Path, store: ChunkStore, *, overwrite: bool) -> bool:
@@ -196,11 +208,11 @@ def _write_names(database: duckdb.DuckDBPyConnection, folder: Path, progress: Pr
     """Which entities a string names, with the number of chunks where it does.
 
     An entity's own name counts in every chunk that mentions it (default thresholds); another string where
-    a link or the entity linker resolved it, so that pronouns are no names.
+    more than its cluster ties it to the entity, so that surnames are names and pronouns are not.
     """
     passes, resolved = (
         " OR ".join(f"{source} >= {least}::FLOAT" for source, least in thresholds.active().items())
-        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref=None, coref_cluster=None))
+        for thresholds in (DEFAULT_THRESHOLDS, Thresholds(coref_cluster=None))
     )
     database.execute(
         f"""CREATE TABLE name AS

@@ -240,8 +240,8 @@ def compare(
 ) -> None:
     """Compare the entity query with a search for its name, and for all its names.
 
-    Its names are what links and the entity linker resolved to it. Shows what the search for
-    the name misses (pronouns, aliases) and finds wrongly (shared names).
+    Its names are the texts of its mentions, but for those that only their cluster ties to it, such as
+    pronouns. Shows what the search for the name misses (pronouns, aliases) and finds wrongly (shared names).
 
     Example: entity-index compare index "name:Ada Lovelace"
     """
@@ -276,7 +276,7 @@ COMPARED = ["search for", "chunks", "same chunks", "missed", "other chunks"]
 def comparison_rows(found: Comparison) -> list[list[Any]]:
     """Each way of searching beside the entity query."""
     rows: list[list[Any]] = [[f"the entity {found.entity}", found.total, found.total, 0, 0]]
-    labels = (f"its name, {found.name}", f"its {len(found.extended.names)} names")
+    labels = (f"its name, {found.name}", f"all its names ({len(found.extended.names)})")
     for label, search in zip(labels, (found.canonical, found.extended), strict=True):
         rows.append([label, search.found, search.agreed, search.missed, search.extra])
     return rows
