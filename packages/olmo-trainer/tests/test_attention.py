@@ -56,6 +56,26 @@ def test_values_and_gradients_equal_running_documents_one_by_one(lengths, kv_hea
         torch.testing.assert_close(other.grad, one.grad)
 
 
+@pytest.mark.parametrize("lengths", [[1], [65], [1, 63, 1], [300, 213]])  # the last is longer than SHORT_ROW
+@pytest.mark.parametrize("masked", [False, True])
+def test_bfloat16_on_the_cpu_equals_float32_up_to_its_rounding(lengths, masked):
+    generator = torch.Generator().manual_seed(0)
+    doc_ids = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).expand(2, -1)
+    mask = document_mask(doc_ids) if masked else None
+    states = [torch.randn((2, heads, sum(lengths), 16), generator=generator) for heads in (4, 2, 2)]
+    weights = torch.randn((2, sum(lengths), 4, 16), generator=generator)
+    results = []
+    for dtype in (torch.float32, torch.bfloat16):
+        inputs = [tensor.to(torch.bfloat16).to(dtype).requires_grad_() for tensor in states]
+        output, _ = document_attention(nn.Module(), *inputs, None, doc_mask=mask, scaling=0.3)
+        (output * weights).sum().backward()
+        results.append([output.detach(), *(tensor.grad for tensor in inputs)])
+    for exact, rounded in zip(*results, strict=True):
+        torch.testing.assert_close(
+            rounded.float(), exact, rtol=0, atol=2e-2 * exact.abs().max().item() + 1e-6
+        )
+
+
 def test_a_cache_is_refused_because_the_mask_would_be_wrong():
     query, key = torch.zeros(1, 1, 1, 8), torch.zeros(1, 1, 5, 8)
     with pytest.raises(ValueError, match="for training: it got 1 queries and 5 keys"):

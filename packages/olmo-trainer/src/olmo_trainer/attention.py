@@ -15,6 +15,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "olmo_trainer"
+SHORT_ROW = (
+    512  # up to here the CPU's fused bfloat16 kernel is slower than plain products: benchmarks/README.md
+)
 
 
 def document_mask(doc_ids: Int[Tensor, "row seq"]) -> Bool[Tensor, "row 1 seq seq"]:
@@ -58,6 +61,8 @@ def document_attention(
     if cu_seqlens is not None and query.dtype in (torch.bfloat16, torch.float16):
         return _varlen(query, key, value, cu_seqlens, scaling), None
     mask = doc_mask if attention_mask is None else attention_mask
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] <= SHORT_ROW:
+        return _plain_products(query, key, value, mask, scaling, dropout), None
     output = scaled_dot_product_attention(
         query,
         key,
@@ -69,6 +74,27 @@ def document_attention(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.transpose(1, 2).contiguous(), None
+
+
+def _plain_products(
+    query: Float[Tensor, "row head seq d_head"],
+    key: Float[Tensor, "row kv_head seq d_head"],
+    value: Float[Tensor, "row kv_head seq d_head"],
+    mask: Tensor | None,
+    scaling: float | None,
+    dropout: float,
+) -> Float[Tensor, "row seq head d_head"]:
+    """Attention written out; keeps row * head * seq * seq weights for the backward pass."""
+    seq, d_head = query.shape[2:]
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, dim=1) for states in (key, value))
+    if mask is None:
+        mask = torch.ones(seq, seq, dtype=torch.bool).tril()
+    if mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, -torch.inf)
+    scores = (query * (scaling or d_head**-0.5)) @ key.transpose(2, 3) + mask
+    weights = nn.functional.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    return (weights @ value).transpose(1, 2).contiguous()
 
 
 def _varlen(
