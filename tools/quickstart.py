@@ -90,7 +90,8 @@ STEPS = (
     Step(
         "Train a small OLMo-2 in a recorded order, with many checkpoints",
         "olmo-trainer train {tools}/quickstart.yaml {out}/run --set data.store={out}/chunks"
-        " --set data.validation.held_out={out}/chunks/validation --set data.updates={updates}",
+        " --set data.validation.held_out={out}/chunks/validation --set data.updates={updates}"
+        " --section {out}/sections/train.json",
     ),
     Step(
         "Check the batches that were trained on against the recorded order",
@@ -98,7 +99,7 @@ STEPS = (
     ),
     Step(
         "Ask every checkpoint every probe",
-        "olmo-trainer evaluate {out}/run {probes} {out}/answers.parquet --section {out}/sections/ask.json",
+        "olmo-trainer evaluate {out}/run {probes} {out}/answers.parquet --overwrite --section {out}/sections/ask.json",
     ),
     Step(
         "Join seen when with known when",

@@ -1,16 +1,14 @@
 """The command `olmo-trainer evaluate`: arguments, the printed table, the report section."""
 
-import json
-import os
-import shlex
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from chunk_provenance import sections
 
 if TYPE_CHECKING:
     import torch
@@ -72,7 +70,7 @@ def evaluate(
     write_answers(tables, plan, out)
     shutil.rmtree(parts)
     if section is not None:
-        _write_json(
+        sections.write_section(
             report_section(summaries, chance=chance(tables[0]), num_skipped=len(plan.skipped)), section
         )
 
@@ -121,26 +119,20 @@ def report_section(summaries: Sequence["Summary"], *, chance: float, num_skipped
     last = summaries[-1]
     steps = [summary.step for summary in summaries]
     columns = COLUMNS if last.generated_correct is not None else COLUMNS[:-1]
-    return {
-        "format": "report-section",
-        "version": 1,
-        "title": "What the checkpoints know",
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "summary": (
-            f"{last.num_probes} probes were asked of {len(summaries)} checkpoints, "
-            f"{num_skipped} could not be asked. A probe counts as known where the answer is likelier than "
-            f"every other candidate: "
-            f"{100 * last.known:.1f}% at the last checkpoint, {100 * chance:.1f}% by guessing."
-        ),
-        "tables": [
-            {
-                "title": "Answers by checkpoint",
-                "columns": columns,
-                "rows": [[_number(cell) for cell in _cells(summary)] for summary in summaries],
-            }
-        ],
-        "figures": [_accuracy_figure(steps, summaries, chance)] if None not in steps else [],
-    }
+    summary = (
+        f"{last.num_probes} probes were asked of {len(summaries)} checkpoints, "
+        f"{num_skipped} could not be asked. A probe counts as known where the answer is likelier than "
+        f"every other candidate: "
+        f"{100 * last.known:.1f}% at the last checkpoint, {100 * chance:.1f}% by guessing."
+    )
+    rows = [[_number(cell) for cell in _cells(summary)] for summary in summaries]
+    return sections.section(
+        "What the checkpoints know",
+        command=sections.command_line(),
+        summary=summary,
+        tables=[{"title": "Answers by checkpoint", "columns": columns, "rows": rows}],
+        figures=[_accuracy_figure(steps, summaries, chance)] if None not in steps else [],
+    )
 
 
 def _accuracy_figure(
@@ -166,10 +158,3 @@ def _number(cell: str) -> float | int | str:
         return float(cell) if "." in cell else int(cell)
     except ValueError:
         return cell
-
-
-def _write_json(value: dict[str, Any], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)

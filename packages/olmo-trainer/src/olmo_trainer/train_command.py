@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from chunk_provenance import sections
+from olmo_trainer.train_section import training_section
+
 if TYPE_CHECKING:
     from rich.progress import Progress
 
@@ -33,6 +36,7 @@ def train(
         typer.Option(help="Continue a run that is there: if there is one, in any case, or refuse to."),
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run needs, and stop.")] = False,
+    section: Annotated[Path | None, typer.Option(help="Also write a report section (JSON) here.")] = None,
 ) -> None:
     """Train a model, and record which chunks each step saw.
 
@@ -72,6 +76,8 @@ def train(
             raise typer.Exit(1) from error
     finished = "finished" if outcome.step == outcome.total else "stopped"
     typer.echo(f"{finished} at step {outcome.step} of {outcome.total}: {run}", err=True)
+    if section is not None:
+        sections.write_section(training_section(run), section)
     if outcome.interrupted:
         raise typer.Exit(INTERRUPTED)
 
