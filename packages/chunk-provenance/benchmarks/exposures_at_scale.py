@@ -57,9 +57,9 @@ def main() -> None:
 
 def timed(name, function, *arguments):  # type: ignore[no-untyped-def]
     """Call, print how long it took, return the result."""
-    begin = time.perf_counter()
+    begin, busy = time.perf_counter(), time.process_time()
     result = function(*arguments)
-    print(f"{name:35} {time.perf_counter() - begin:6.2f} s")
+    print(f"{name:35} {time.perf_counter() - begin:6.2f} s, {time.process_time() - busy:6.2f} s of processor")
     return result
 
 

@@ -322,7 +322,8 @@ def show_trace(found: Trace, *, limit: int) -> None:
     print(describe_trace(found))
     table = curve_table(found)
     show_table(table["title"], table["columns"], table["rows"])
-    print(describe_passages(found, limit))
+    if words := describe_passages(found, limit):
+        print(words)
     console = Console(file=sys.stdout, highlight=False)
     for passage in last_passages(found, limit):
         console.print()

@@ -36,7 +36,7 @@ def trace_section(trace: Trace, *, command: str, limit: int) -> dict[str, Any]:
     return section(
         f"Trace: {trace.subject_name}, {trace.relation}, {trace.answer_name}",
         command=command,
-        summary=" ".join([describe_trace(trace), describe_passages(trace, limit)]),
+        summary=" ".join(filter(None, [describe_trace(trace), describe_passages(trace, limit)])),
         tables=[curve_table(trace)],
         figures=figures,
         passages=[_section_passage(passage) for passage in last_passages(trace, limit)],
