@@ -1,8 +1,8 @@
 """Training steps of the same decoder, ours beside stock transformers, in the same process.
 
 Usage: uv run python packages/olmo-trainer/benchmarks/step_speed.py [--rounds 3] [--threads 1] [--compile]
-Every line is the best of `--rounds` steps of 4,096 tokens: tokens per CPU-second do not depend on who else is using
-the machine, tokens per second do.
+Every line is the best of `--rounds` steps of 4,096 tokens. Tokens per CPU-second hardly depend on who else is
+using the machine, tokens per second do.
 """
 
 import argparse

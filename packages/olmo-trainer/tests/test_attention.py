@@ -88,6 +88,7 @@ def test_exported_configurations_do_not_name_our_attention(golden_model, tmp_pat
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_variable_length_kernel_equals_the_block_mask():
     generator = torch.Generator().manual_seed(0)
     doc_ids = np.repeat(np.arange(3, dtype=np.int32), [1, 62, 33])[None].repeat(2, 0)

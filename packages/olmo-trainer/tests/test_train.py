@@ -347,6 +347,7 @@ def test_bfloat16_training_learns(config, tmp_path):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_training_on_cuda_follows_the_cpu(config, make_store, tmp_path):
     documents = [[3, 5 + i % 8] for i in range(16)]
     data = f"data={{store: {make_store('two', documents, bucket=16)}, batch_tokens: 64, updates: 6}}"

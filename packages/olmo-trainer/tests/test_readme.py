@@ -1,0 +1,39 @@
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from olmo_trainer.config import TrainConfig, dump_config, load_config
+from olmo_trainer.train import train
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(language):
+    if not README.exists():
+        pytest.skip(f"no README.md beside {README.parent.name}: the tests run without the sources")
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_configuration_of_the_example_is_valid(tmp_path):
+    path = tmp_path / "tiny.yaml"
+    path.write_text(blocks("yaml")[0], encoding="utf-8")
+    assert load_config(TrainConfig, path).data.batch_tokens == 512
+
+
+def test_the_documented_defaults_are_the_defaults(tmp_path):
+    path = tmp_path / "all.yaml"
+    path.write_text(blocks("yaml")[1], encoding="utf-8")
+    small = {"model": {"preset": "olmo2-tiny"}, "data": {"store": "chunks", "epochs": 1}}
+    defaults = yaml.safe_load(dump_config(TrainConfig.model_validate(small)))
+    assert yaml.safe_load(dump_config(load_config(TrainConfig, path))) == defaults
+
+
+def test_the_example_of_a_loss_trains(write_config, tmp_path):
+    names = {}
+    exec(blocks("python")[1], names)
+    train(load_config(TrainConfig, write_config()), tmp_path / "run", loss_function=names["quiet_loss"])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert all(json.loads(line)["size"] > 0 for line in lines)
