@@ -99,12 +99,13 @@ STEPS = (
     ),
     Step(
         "Ask every checkpoint every probe",
-        "olmo-trainer evaluate {out}/run {probes} {out}/answers.parquet --overwrite --section {out}/sections/ask.json",
+        "olmo-trainer evaluate {out}/run {probes} {out}/answers.parquet --overwrite"
+        " --section {out}/sections/ask.json",
     ),
     Step(
         "Join seen when with known when",
         "chunk-provenance dynamics {out}/run/order {out}/fact_chunks.parquet {out}/answers.parquet"
-        " {out}/dynamics --overwrite",
+        " {out}/dynamics --bins 0,1,4,16,64,256 --overwrite",
     ),
     *(
         Step(

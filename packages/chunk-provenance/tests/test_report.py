@@ -123,6 +123,12 @@ def test_everything_from_outside_is_escaped(dynamics, trace_like):
     assert "step 3, again at 7</b> · T · book" in page
 
 
+def test_a_passage_of_an_index_has_a_title_but_no_step(dynamics):
+    found = section("Hits", command="find", passages=[{"title": "T & U", "text": "A met B."}])
+    page = make_report(dynamics, [found])
+    assert '<blockquote><p class="source">T &amp; U</p>\n<p>A met B.</p></blockquote>' in page
+
+
 def test_the_page_names_the_command_that_made_each_section(dynamics, trace_like):
     text = Page(make_report(dynamics, [trace_like])).text
     assert "Made by make <it>" in text

@@ -174,11 +174,11 @@ def _passage_html(passage: dict[str, Any]) -> str:
         mark = '<mark class="subject">' if kind == "subject" else "<mark>"
         pieces.append(f"{escape(text[at:start])}{mark}{escape(text[start:end])}</mark>")
         at = end
-    again = passage.get("again") or []
-    steps = f"step {passage['step']}" + (f", again at {', '.join(map(str, again))}" if again else "")
-    source = " · ".join(str(passage[name]) for name in ("title", "source") if passage.get(name))
+    again = ", again at " + ", ".join(map(str, passage["again"])) if passage.get("again") else ""
+    step = f"<b>step {passage['step']}{escape(again)}</b>" if passage.get("step") is not None else ""
+    named = [escape(str(passage[name])) for name in ("title", "source") if passage.get(name)]
     return (
-        f'<blockquote><p class="source"><b>{escape(steps)}</b> · {escape(source)}</p>\n'
+        f'<blockquote><p class="source">{" · ".join(filter(None, [step, *named]))}</p>\n'
         f"<p>{''.join(pieces)}{escape(text[at:])}</p></blockquote>\n"
     )
 
