@@ -33,7 +33,7 @@ class Plan:
     updates_per_bucket: dict[int, int]
     """Padded length of the rows -> updates."""
     memory_bytes: int
-    """Weights, gradients and moments, an estimate of what a micro-batch keeps, on the CPU also the libraries."""
+    """Weights, gradients and moments, roughly what a micro-batch keeps, on the CPU also the libraries."""
     exports: list[int]
     disk_bytes: int
     """Exports, and the resume states that exist at the same time."""
