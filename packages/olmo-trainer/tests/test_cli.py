@@ -72,7 +72,7 @@ def test_a_dry_run_says_what_is_needed_and_leaves_nothing(write_config, store, t
         "updates     6: 2 of length 8, 4 of length 16",
     ]
     assert re.search(
-        r"memory +about 0\.0\d GB on cpu\ndisk +0\.00 GB: 5 exports, and resume states", result.stdout
+        r"memory +about 0\.9\d GB on cpu\ndisk +0\.00 GB: 5 exports, and resume states", result.stdout
     )
     assert not (tmp_path / "run").exists()
 

@@ -15,6 +15,7 @@ from olmo_trainer.train import tokens_by_step
 
 TRAINING_BYTES = 16  # a parameter: weight, gradient and two moments, float32
 RESUME_BYTES = 12  # a parameter: weight and two moments
+LIBRARY_BYTES = 900_000_000  # a process that has opened torch and transformers, seen on Linux
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Plan:
     updates_per_bucket: dict[int, int]
     """Padded length of the rows -> updates."""
     memory_bytes: int
-    """Weights, gradients and moments, and an estimate of what a micro-batch keeps for its backward pass."""
+    """Weights, gradients and moments, roughly what a micro-batch keeps, on the CPU also the libraries."""
     exports: list[int]
     disk_bytes: int
     """Exports, and the resume states that exist at the same time."""
@@ -55,6 +56,8 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
     first = store.bucket[order.ids[order.offsets[:-1]]]
     buckets, counts = np.unique(first, return_counts=True)
     export_bytes = parameters * setup.export_dtype(config, parameters).itemsize
+    device = setup.choose_device(config)
+    libraries = LIBRARY_BYTES if device.type == "cpu" else 0
     states = config.checkpoint.resume.keep_last + 1  # the newest is written before the oldest goes
     return Plan(
         parameters=parameters,
@@ -64,11 +67,11 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
         updates=order.num_updates,
         epochs=len(order.epoch_starts),
         updates_per_bucket=dict(zip(buckets.tolist(), counts.tolist(), strict=True)),
-        memory_bytes=parameters * TRAINING_BYTES + activation_bytes(config, model.config),
+        memory_bytes=libraries + parameters * TRAINING_BYTES + activation_bytes(config, model.config),
         exports=exports,
         disk_bytes=len(exports) * export_bytes + states * parameters * RESUME_BYTES,
         free_bytes=shutil.disk_usage(_existing(run)).free,
-        device=str(setup.choose_device(config)),
+        device=str(device),
     )
 
 
