@@ -127,6 +127,8 @@ def test_a_passage_of_an_index_has_a_title_but_no_step(dynamics):
     found = section("Hits", command="find", passages=[{"title": "T & U", "text": "A met B."}])
     page = make_report(dynamics, [found])
     assert '<blockquote><p class="source">T &amp; U</p>\n<p>A met B.</p></blockquote>' in page
+    assert "<h3>Passages</h3>" in page
+    assert 'class="legend"' not in page
 
 
 def test_the_page_names_the_command_that_made_each_section(dynamics, trace_like):

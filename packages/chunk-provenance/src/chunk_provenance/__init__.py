@@ -1,6 +1,18 @@
 """Training chunks that remember which text they came from and at which step they were trained on."""
 
+from chunk_provenance.cloze import make_cloze_probes
+from chunk_provenance.exposures import Exposures, find_exposures
+from chunk_provenance.facts import (
+    Evidence,
+    FactChunks,
+    find_fact_chunks,
+    read_answers,
+    read_fact_chunks,
+    read_probes,
+    write_fact_chunks,
+)
 from chunk_provenance.formats import FormatError
+from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
@@ -10,21 +22,45 @@ from chunk_provenance.order import (
     load_order,
     save_order,
 )
+from chunk_provenance.report import make_report, write_report
+from chunk_provenance.sections import read_section, section, write_section
 from chunk_provenance.store import ChunkStore, Segment, StoredDocument, open_store
 from chunk_provenance.store_writer import write_store
+from chunk_provenance.trace import Trace, trace_fact
 
 __all__ = [
     "ChunkStore",
     "DataOrder",
+    "Dynamics",
+    "Evidence",
+    "Exposures",
+    "FactChunks",
     "FormatError",
     "Segment",
     "StoredDocument",
+    "Trace",
     "batch_digest",
     "check_buckets",
     "check_store",
+    "compute_dynamics",
     "compute_order",
+    "find_exposures",
+    "find_fact_chunks",
+    "load_dynamics",
     "load_order",
+    "make_cloze_probes",
+    "make_report",
     "open_store",
+    "read_answers",
+    "read_fact_chunks",
+    "read_probes",
+    "read_section",
+    "save_dynamics",
     "save_order",
+    "section",
+    "trace_fact",
+    "write_fact_chunks",
+    "write_report",
+    "write_section",
     "write_store",
 ]

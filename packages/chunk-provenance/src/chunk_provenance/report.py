@@ -84,8 +84,10 @@ def _section_html(number: int, part: dict[str, Any]) -> str:
         figures = "".join(_figure_html(figure, small=small) for figure in part["figures"])
         pieces.append(f'<div class="figures{" small" if small else ""}">\n{figures}</div>\n')
     if part["passages"]:
-        pieces.append("<h3>Passages, in the order of reading</h3>\n")
-        pieces.append('<p class="legend"><mark class="subject">subject</mark> <mark>answer</mark></p>\n')
+        in_order = any(passage.get("step") is not None for passage in part["passages"])
+        pieces.append(f"<h3>Passages{', in the order of reading' if in_order else ''}</h3>\n")
+        if any(kind == "answer" for passage in part["passages"] for *_, kind in passage.get("spans", [])):
+            pieces.append('<p class="legend"><mark class="subject">subject</mark> <mark>answer</mark></p>\n')
         pieces += [_passage_html(passage) for passage in part["passages"]]
     pieces += [_table_html(table) for table in part["tables"]]
     if part["command"]:
