@@ -71,8 +71,9 @@ STEPS = (
     ),
     Step("Index the chunks by entity", "entity-index build {out}/chunks {out}/index"),
     Step(
-        "Make a probe of each of a thousand links",
-        "chunk-provenance cloze {out}/chunks {probes} --aliases {out}/wiki/entities.parquet --overwrite",
+        "Make probes of three hundred links",
+        "chunk-provenance cloze {out}/chunks {probes} --aliases {out}/wiki/entities.parquet"
+        " --max-probes 300 --overwrite",
         only="cloze",
     ),
     Step(
