@@ -13,6 +13,11 @@ from olmo_trainer.train_section import training_section
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from olmo_trainer.config import TrainConfig
+    from olmo_trainer.train import Outcome
+
+Resume = Literal["auto", "must", "never"]
+
 INTERRUPTED = 85  # so that a job script can tell "stopped in good order, call again" from a failure
 PLAIN_INTERVAL = 10.0  # seconds between lines where stderr is no terminal
 
@@ -32,7 +37,7 @@ def train(
         int | None, typer.Option(min=1, help="Stop after this step; the same command without it goes on.")
     ] = None,
     resume: Annotated[
-        Literal["auto", "must", "never"],
+        Resume,
         typer.Option(help="Continue a run that is there: if there is one, in any case, or refuse to."),
     ] = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the run needs, and stop.")] = False,
@@ -45,26 +50,44 @@ def train(
 
     Example: olmo-trainer train tiny.yaml runs/tiny --set optim.lr=1e-3
     """
-    from transformers.utils.logging import disable_progress_bar
+    resolved = _prepare(config, run, settings or [], say_on_stderr=not dry_run)
+    if dry_run:
+        return
+    outcome = _run(resolved, run, stop_at=stop_at, resume=resume)
+    finished = "finished" if outcome.step == outcome.total else "stopped"
+    typer.echo(f"{finished} at step {outcome.step} of {outcome.total}: {run}", err=True)
+    if section is not None:
+        sections.write_section(training_section(run), section)
+    if outcome.interrupted:
+        raise typer.Exit(INTERRUPTED)
 
+
+def _prepare(config: Path, run: Path, settings: list[str], *, say_on_stderr: bool) -> "TrainConfig":
+    """The resolved configuration; says what the run takes, and refuses a new one that the disk cannot hold."""
     from olmo_trainer.config import TrainConfig, load_config
     from olmo_trainer.plan import check_disk, describe, make_plan
+
+    resolved = load_config(TrainConfig, config, settings)
+    plan = make_plan(resolved, run)
+    typer.echo(describe(plan), err=say_on_stderr)
+    if not (run / "metrics.jsonl").exists():
+        check_disk(plan)
+    return resolved
+
+
+def _run(config: "TrainConfig", run: Path, *, stop_at: int | None, resume: Resume) -> "Outcome":
+    """Train with progress shown and signals heeded."""
+    from transformers.utils.logging import disable_progress_bar
+
     from olmo_trainer.train import DivergedError
     from olmo_trainer.train import train as run_training
 
     disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every export
-    resolved = load_config(TrainConfig, config, settings or [])
-    plan = make_plan(resolved, run)
-    typer.echo(describe(plan), err=not dry_run)
-    if not (run / "metrics.jsonl").exists():
-        check_disk(plan)
-    if dry_run:
-        return
     stop = _StopSignal()
     with _Reporter() as report:
         try:
-            outcome = run_training(
-                resolved,
+            return run_training(
+                config,
                 run,
                 stop_at=stop_at,
                 resume=resume,
@@ -74,12 +97,6 @@ def train(
         except DivergedError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(1) from error
-    finished = "finished" if outcome.step == outcome.total else "stopped"
-    typer.echo(f"{finished} at step {outcome.step} of {outcome.total}: {run}", err=True)
-    if section is not None:
-        sections.write_section(training_section(run), section)
-    if outcome.interrupted:
-        raise typer.Exit(INTERRUPTED)
 
 
 class _StopSignal:
