@@ -63,7 +63,7 @@ def train(
 
 
 def _prepare(config: Path, run: Path, settings: list[str], *, say_on_stderr: bool) -> "TrainConfig":
-    """The resolved configuration; says what the run takes, and refuses a new one that the disk cannot hold."""
+    """The resolved configuration; says what the run takes, refuses a new one that the disk cannot hold."""
     from olmo_trainer.config import TrainConfig, load_config
     from olmo_trainer.plan import check_disk, describe, make_plan
 
