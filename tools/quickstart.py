@@ -50,7 +50,7 @@ STEPS = (
     ),
     Step(
         "Annotate it: who is mentioned where",
-        "entity-annotate wikipedia {dump} {out}/wiki --section {out}/sections/annotate.json",
+        "entity-annotate wikipedia {dump} {out}/wiki --allow-damaged --section {out}/sections/annotate.json",
     ),
     Step(
         "Compare the mentions with the truth",

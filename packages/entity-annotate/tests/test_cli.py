@@ -71,6 +71,16 @@ def test_a_damaged_dump_is_annotated_and_exits_with_1(small_dump, tmp_path, monk
     assert (tmp_path / "out" / "counts.json").exists()
 
 
+def test_a_damaged_dump_is_no_failure_where_it_is_allowed(small_dump, tmp_path, monkeypatch, capsys):
+    data = small_dump.read_bytes()
+    small_dump.write_bytes(data[: data.index(b"<title>London")])
+    section = tmp_path / "section.json"
+    words = ("wikipedia", small_dump, tmp_path / "out", "--allow-damaged", "--section", section)
+    assert run(monkeypatch, *words) == 0
+    assert "the dump is damaged: no element found" in capsys.readouterr().err
+    assert "The dump is damaged, and was read up to there: no element" in section.read_text(encoding="utf-8")
+
+
 def test_too_many_quarantined_pages_exit_with_1_after_writing(
     write_dump, make_page, tmp_path, monkeypatch, capsys
 ):

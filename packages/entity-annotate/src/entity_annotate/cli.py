@@ -51,6 +51,9 @@ def wikipedia(
     unit_megabytes: Annotated[
         float, typer.Option(min=0.0001, help="Wikitext in one unit of work, in million characters.")
     ] = 16.0,
+    allow_damaged: Annotated[
+        bool, typer.Option("--allow-damaged", help="A dump that breaks off is said to, but is no failure.")
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a finished result in OUT.")] = False,
     section: Section = None,
 ) -> None:
@@ -76,18 +79,21 @@ def wikipedia(
     _print_table(["what", "count"], rows)
     if section is not None:
         summary = f"{counts['counts']['documents']:,} documents from {counts['source']}, annotated."
+        if counts["dump_error"]:
+            summary += f" The dump is damaged, and was read up to there: {counts['dump_error']}."
         _write_section(section, "Annotation", summary, [("Counts", ["what", "count"], rows)])
-    _judge(counts, max_quarantined)
+    _judge(counts, max_quarantined, allow_damaged=allow_damaged)
 
 
-def _judge(counts: dict[str, Any], max_quarantined: float) -> None:
+def _judge(counts: dict[str, Any], max_quarantined: float, *, allow_damaged: bool) -> None:
     """Exit with 1, saying why, where too much is missing from the result."""
     if counts["dump_error"]:
         typer.echo(
             f"the dump is damaged: {counts['dump_error']}; all pages before are in the result", err=True
         )
-        raise typer.Exit(1)
-    failed = sum(counts["quarantined"].values())
+        if not allow_damaged:
+            raise typer.Exit(1)
+    failed = sum(counts["quarantined"].values()) - (counts["dump_error"] is not None)  # that is no article
     total = max(1, counts["counts"]["articles"])
     if failed > max_quarantined * total:
         typer.echo(
