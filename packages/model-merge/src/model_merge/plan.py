@@ -1,0 +1,79 @@
+"""A merge with every question settled: for each output tensor its inputs and its arithmetic.
+
+Whatever a merge was written as (an expression, a mergekit file), it becomes a `MergePlan`; `stream` carries one
+out without knowing what it means.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+
+BLOCK = 1 << 16
+"""Elements per step of a statistics pass. Fixed, so that sums do not depend on chunk size or threads."""
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """One tensor of one checkpoint, as an input."""
+
+    checkpoint: int
+    """Position in `MergePlan.checkpoints`."""
+    name: str
+    rows: npt.NDArray[np.int64] | None = None
+    """Row i of the input is row `rows[i]` of the tensor; -1 gives a row of NaN, which the arithmetic must fill."""
+
+
+class Inputs(Protocol):
+    """The inputs of one output tensor, readable any number of times in constant memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the output tensor, which every input has."""
+
+    def blocks(self) -> Iterator[tuple[int, list[Values]]]:
+        """(flat start, values of every input there), `BLOCK` elements at a time, in order."""
+
+
+Kernel = Callable[[int, list[Values]], Values]
+"""(flat start, values of every input there) -> values of the output there, before the one rounding.
+
+Every output value depends on the input values at its own position (and on what `prepare` found out), so that any
+cutting of the tensor into chunks gives the same bits.
+"""
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """How one output tensor comes about."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    """As safetensors writes it: BF16, F16, F32, F64, F8_E4M3, F8_E5M2, or of a tensor that is copied."""
+    inputs: tuple[TensorRef, ...]
+    """In the order of the arithmetic; the base model's first where the method has one."""
+    prepare: Callable[[Inputs], Kernel] | None
+    """Reads what statistics it needs and returns the arithmetic; None copies the only input's bytes."""
+    compute: Literal["F32", "F64"] = "F64"
+    """The type in which the inputs reach the arithmetic."""
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A whole merge."""
+
+    checkpoints: tuple[Any, ...]  # model_merge.checkpoint.Checkpoint
+    tensors: tuple[TensorPlan, ...]
+    expression: dict[str, Any]
+    """Canonical, JSON: with the inputs' digests it identifies the merge."""
+    donor: int = 0
+    """The checkpoint whose config and tokenizer files go along."""
+    config_changes: dict[str, Any] = field(default_factory=dict)
+    """Entries of config.json that differ from the donor's."""
+    files: dict[str, bytes] = field(default_factory=dict)
+    """Further side files by name, in place of the donor's of that name (a merged tokenizer)."""
