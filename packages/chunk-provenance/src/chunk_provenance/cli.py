@@ -21,7 +21,7 @@ app.command()(learning_commands.trace)
 app.command()(learning_commands.report)
 
 
-def print_version(wanted: bool) -> None:
+def print_version(wanted: bool | None) -> None:
     """Print the version and stop, where it is asked for."""
     if wanted:
         typer.echo(version("chunk-provenance"))

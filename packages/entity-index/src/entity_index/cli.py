@@ -46,7 +46,7 @@ CaseSensitive = Annotated[
 ]
 
 
-def print_version(wanted: bool) -> None:
+def print_version(wanted: bool | None) -> None:
     """Print the version and stop, where it is asked for."""
     if wanted:
         typer.echo(version("entity-index"))

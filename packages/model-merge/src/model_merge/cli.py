@@ -8,7 +8,7 @@ import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False)
 
 
-def print_version(wanted: bool) -> None:
+def print_version(wanted: bool | None) -> None:
     """Print the version and stop, where it is asked for."""
     if wanted:
         typer.echo(version("model-merge"))
