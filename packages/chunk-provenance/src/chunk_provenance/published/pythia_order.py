@@ -41,7 +41,8 @@ def pythia_row_order(
     """
     if num_rows is not None and updates * batch_size > num_rows:
         raise ValueError(
-            f"the file has {num_rows // batch_size:,} updates of {batch_size:,}, --updates asks for {updates:,}"
+            f"the file has {num_rows // batch_size:,} updates of {batch_size:,}, "
+            f"--updates asks for {updates:,}"
         )
     ids = np.arange(updates * batch_size)
     info = {"kind": "pythia", "rows": "pre-shuffled", "batch_size": batch_size}
