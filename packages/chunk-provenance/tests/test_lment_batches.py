@@ -33,7 +33,7 @@ def test_golden_batches_are_collated_alike(batch):
 
 
 def test_rows_that_do_not_fill_the_batch_are_refused():
-    with pytest.raises(ValueError, match="2 chunks padded to 5 tokens are 10 tokens, .* should have 8"):
+    with pytest.raises(ValueError, match=r"2 chunks padded to 5 tokens are 10 tokens, .* should have 8"):
         collate([np.arange(5), np.arange(3)], pad_id=0, batch_tokens=8)
 
 
@@ -94,7 +94,7 @@ def test_token_spans_equal_those_of_a_search_through_all_tokens(case):
 
 
 def test_golden_chunks_have_the_mentions_upstream_gives_them():
-    """Token i of the golden texts is a space and its number (README of the vectors: offsets include the space)."""
+    """Token i of the golden texts stands for " i", its offset includes the space."""
     for metadata in RECORD["chunk_metadata_first60"]:
         part, start, end, number = GOLDEN["chunks"][metadata["_chunk_id"]]
         _, document, doc_start, doc_end = GOLDEN["docs"][number]

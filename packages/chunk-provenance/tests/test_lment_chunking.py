@@ -1,5 +1,6 @@
 """LMEnt's chunking rule against its own output (golden/README.md) and against its loop written out."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -113,7 +114,7 @@ def test_chunks_and_losses_equal_those_of_the_loop(corpus, limits):
     lengths, spans = corpus
     min_length, max_length = limits
     bounds = np.cumsum([0, *lengths]).tolist()
-    documents = list(zip(bounds[:-1], bounds[1:], strict=True))
+    documents = list(pairwise(bounds))
     expected = chunk_slowly(documents, spans, min_length=min_length, max_length=max_length)
     assert chunk(lengths, spans, min_length=min_length, max_length=max_length) == expected
 

@@ -1,4 +1,4 @@
-"""LMEnt's data path as its published code computes it: chunks, buckets, order of updates, batches, token spans.
+"""LMEnt's data path as its published code computes it: chunks, buckets, order of updates, batches, spans.
 
 Each module follows one step of that code bit for bit where it is deterministic, and says what the step loses.
 Where the code crashes, a ValueError says in a sentence why.

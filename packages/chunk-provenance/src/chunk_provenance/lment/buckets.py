@@ -28,7 +28,7 @@ def instance_lengths(start: Positions, end: Positions, *, max_length: int) -> np
     dtype = np.min_scalar_type(max_length - 1)
     if max_length > np.iinfo(dtype).max:
         raise ValueError(
-            f"a maximum length of {max_length} cannot be had from LMEnt's code: it stores lengths as {dtype}, "
+            f"LMEnt's code cannot have a maximum length of {max_length}: it stores lengths as {dtype}, "
             f"where {max_length} becomes 0, and then has no chunk in its longest bucket; "
             f"take {max_length // 2} or {max_length * 2}"
         )
@@ -73,8 +73,8 @@ def bucket_members(
     }
     if empty := [size for size, ids in members.items() if not len(ids)]:
         raise ValueError(
-            f"no chunk belongs to the bucket{'s' * (len(empty) > 1)} of {_list(empty)}, and a curriculum needs "
-            f"all buckets from {min_length} to {max_length}: build the store with other limits"
+            f"no chunk belongs to the bucket{'s' * (len(empty) > 1)} of {_list(empty)}, and a curriculum "
+            f"needs all buckets from {min_length} to {max_length}: build the store with other limits"
         )
     return members
 
@@ -108,8 +108,8 @@ def check_retained(retained: list[dict[str, Any]], *, batch_tokens: int) -> None
             for row in vanished
         )
         raise ValueError(
-            f"with --batch-tokens {batch_tokens} some chunks would never be trained, because every cycle needs "
-            f"updates of every length ({found}): take fewer --cycles or --batch-tokens, or build the store "
+            f"with --batch-tokens {batch_tokens} some chunks would never be trained, because every cycle "
+            f"needs updates of every length ({found}): take fewer --cycles or --batch-tokens, or build the store "
             "with other limits"
         )
 

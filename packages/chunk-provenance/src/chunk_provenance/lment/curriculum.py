@@ -1,6 +1,6 @@
 """LMEnt's order of updates, in closed form: seconds where iterating over its data loader takes hours.
 
-An update holds `batch_tokens // L` chunks of one bucket L. Updates are numbered bucket by bucket, the shortest
+An update holds `batch_tokens // L` chunks of one bucket L. Updates are numbered bucket by bucket, shortest
 first; update k of a bucket holds the k-th run of the bucket's chunks in the permutation of that epoch. The
 curriculum then puts the numbers in order:
 
@@ -178,7 +178,7 @@ def _shuffle_all(counts: list[int], rng: np.random.Generator) -> BatchNumbers:
     if not counts[-1]:
         raise ValueError(
             "the longest bucket has too few chunks for an update, and the natural curriculum begins with one "
-            "(LMEnt's code stops here, too): take smaller --batch-tokens, or a store with a smaller --max-length"
+            "(LMEnt's code stops here, too): take smaller --batch-tokens, or build with a smaller --max-length"
         )
     order = np.arange(total, dtype=np.uint32)
     first = int(rng.integers(total - counts[-1], total))
@@ -212,4 +212,5 @@ def _take_runs(flat: ChunkIds, starts: Ids, order: BatchNumbers, lengths: Ids) -
     """The runs of `flat` that belong to the updates, one after the other."""
     index = np.repeat(starts[order] - (np.cumsum(lengths) - lengths), lengths)
     index += np.arange(len(index))
-    return flat[index].astype(np.int64)
+    taken: Ids = flat[index].astype(np.int64)
+    return taken

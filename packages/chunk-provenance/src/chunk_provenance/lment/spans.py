@@ -1,7 +1,7 @@
 """Token spans of mentions, and the mentions of a chunk, as LMEnt's code finds them.
 
 Its rule takes the first token that holds a mention's first character and the first that holds its last. A
-character may be split over several tokens; a mention that ends in such a one is cut short, and LMEnt's tokeniser
+character may be split over several tokens; a mention that ends in such a one is cut short, and LMEnt's code
 then fails an assertion and drops the whole document without a word. `find_token_spans` says which mentions
 these are. Stores built by this package take the last token of the last character instead (`find_tokens` in
 projecting.py), also with `--packing lment`, and drop no document.
