@@ -1,7 +1,7 @@
-"""The quickstart's encyclopedia as documents with a field and a year, and another one to train the seed model on.
+"""The quickstart's encyclopedia as documents with a field and a year, and another one for the seed model.
 
-The seed's encyclopedia is drawn with another random seed: the same language, names made of the same syllables, but
-other people, places and facts. What a branch or joint model learns beyond it is its units' own.
+The seed's is drawn with another random seed: the same language, names made of the same syllables,
+but other people, places and facts. What a branch or joint model learns beyond it is its units' own.
 """
 
 import importlib.util
@@ -27,7 +27,7 @@ def write_documents(out: Path, *, num_facts: int, seed: int) -> None:
 
 
 def articles(*, num_facts: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The clean texts of an encyclopedia. Works, a line each, have no field: they make no unit of their own."""
+    """The clean texts of an encyclopedia. Works, a line each, have no field and make no unit."""
     wikipedia = load_tool()
     rng = np.random.default_rng(seed)
     entities = wikipedia.make_entities(rng, num_facts * 3 // 5)
@@ -47,7 +47,9 @@ def thin_out(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     people = sum(len(row["text"]) for row in rows if row["field"] == FIELDS["person"])
     annals = [row for row in rows if row["field"] == ANNALS]
     wanted = people / sum(len(row["text"]) for row in annals)
-    kept = {row["id"] for number, row in enumerate(annals) if int(number * wanted) < int((number + 1) * wanted)}
+    kept = {
+        row["id"] for number, row in enumerate(annals) if int(number * wanted) < int((number + 1) * wanted)
+    }
     return [row for row in rows if row["field"] != ANNALS or row["id"] in kept]
 
 

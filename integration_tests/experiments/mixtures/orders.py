@@ -1,8 +1,8 @@
-"""Data orders of the branches and of the joint models: every model of a set of units sees the same batches' chunks.
+"""Data orders of the branches and of the joint models: both see the same chunks.
 
-A unit's budget is a list of chunks: its own, shuffled, again and again until the updates of a branch are full (the
-paper's "upsampling" of small units). A joint model of k units gets the k lists together, shuffled: k times the
-updates, and chunk by chunk what its branches saw. All name chunks of one store.
+A unit's budget is a list of chunks: its own, shuffled, again and again until the updates of a branch are full
+(the paper's "upsampling" of small units). A joint model of k units gets the k lists together, shuffled: k
+times the updates, and chunk by chunk what its branches saw. All name chunks of one store.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ def budget(chunks: Ids, num_chunks: int, *, rows: int, seed: int, unit: int) -> 
 
 
 def joint_order(budgets: Sequence[Ids], *, rows: int, seed: int, units: Sequence[int]) -> DataOrder:
-    """The order of a model of these units: their budgets, mixed, `rows` chunks an update, none twice in one."""
+    """The order of a model of these units: their budgets, mixed; no chunk twice in an update."""
     ids = np.random.default_rng([seed, *units]).permutation(np.concatenate(budgets))
     ids = spread(ids.reshape(-1, rows))
     offsets = np.arange(0, ids.size + 1, rows, dtype=np.int64)
@@ -46,7 +46,7 @@ def joint_order(budgets: Sequence[Ids], *, rows: int, seed: int, units: Sequence
 
 
 def spread(batches: Ids) -> Ids:
-    """Exchange chunks that stand twice in an update with the first update that has neither; (updates, rows)."""
+    """Exchange what stands twice in an update with the first update that has neither; (updates, rows)."""
     batches = batches.copy()
     for update, batch in enumerate(batches):
         for row in range(len(batch)):

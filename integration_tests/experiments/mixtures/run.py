@@ -2,10 +2,10 @@
 
     uv run integration_tests/experiments/mixtures/run.py OUT [--preset small] [--parts 6] [--domains DIR]
 
-A seed model is trained; from it one branch on every part, and one joint model on every set of two or more parts,
-each with the set's whole budget. A proxy of a set is the average of its branches. Proxies and joint models are
-evaluated on all parts' held-out documents by `model-merge ablate`, which also says how well the ones predict the
-others. Stopped at any moment, the same command continues; a finished model is not trained again.
+A seed model is trained; from it one branch on every part, and one joint model on every set of two or more
+parts, each with the set's whole budget. A proxy of a set is the average of its branches. Proxies and joint
+models are evaluated on all parts' held-out documents by `model-merge ablate`, which also says how well the
+ones predict the others. Stopped at any moment, the same command continues; a finished model is not trained again.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from typing import Any
 
 import encyclopedia
 import orders
+
 from chunk_provenance import ChunkStore, open_store
 from olmo_trainer.config import TrainConfig, load_config
 from olmo_trainer.train import train
@@ -112,7 +113,7 @@ def check_same(experiment: Experiment) -> None:
 
 
 def prepare_text(experiment: Experiment) -> None:
-    """The parts and the seed's text: OUT/units, OUT/seed.jsonl, and OUT/train.jsonl with all parts in order."""
+    """OUT/units, OUT/seed.jsonl, and OUT/train.jsonl with the training documents of all parts in order."""
     out = experiment.out
     if experiment.domains is None:
         if not (out / "seed.jsonl").exists():
@@ -206,7 +207,8 @@ def write_order(experiment: Experiment, store: ChunkStore, members: tuple[int, .
     rows = experiment.config("branch").data.batch_tokens // int(store.bucket.max())
     number = {name: index for index, name in enumerate(experiment.names)}
     sources = {
-        document["id"]: number[document["source"]] for document in read_json_lines(experiment.out / "train.jsonl")
+        document["id"]: number[document["source"]]
+        for document in read_json_lines(experiment.out / "train.jsonl")
     }
     unit_of_chunk = orders.unit_of_chunk(store, sources)
     budgets = [
@@ -236,12 +238,16 @@ def finish(run: Path, config: Callable[[], TrainConfig], total: int, *, keep: bo
     started, before = time.monotonic(), time.process_time()
     outcome = train(config(), run)
     seconds = {"wall": time.monotonic() - started, "cpu": time.process_time() - before}
-    print(f"{run.name}: {outcome.step} updates, {seconds['wall']:.1f} s, {seconds['cpu']:.1f} CPU-s", flush=True)
+    print(
+        f"{run.name}: {outcome.step} updates, {seconds['wall']:.1f} s, {seconds['cpu']:.1f} CPU-s", flush=True
+    )
     assert outcome.step == outcome.total == total
     if not keep:
         shutil.rmtree(run / "resume")
         shutil.rmtree(run / "step0")
-    (run / "finished.json").write_text(json.dumps({"step": total, "seconds": seconds}) + "\n", encoding="utf-8")
+    (run / "finished.json").write_text(
+        json.dumps({"step": total, "seconds": seconds}) + "\n", encoding="utf-8"
+    )
 
 
 def call(program: str, *words: object) -> None:

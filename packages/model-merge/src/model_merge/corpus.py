@@ -1,8 +1,8 @@
 """Read the lines of a corpus: JSONL(.gz/.zst) files, folders of them, and units already cut from one.
 
-A folder laid out as modular-s2orc is read as what it is: `UNIT/{train,val,test}/*.json.gz`, the unit's name being
-`Field,firstYear-lastYear`. One line is in memory at a time. Nothing bad stops the reading and nothing disappears:
-a line that is no usable document comes out as `Rejected`, with its place and the reason.
+A folder laid out as modular-s2orc is read as what it is: `UNIT/{train,val,test}/*.json.gz`, the unit's name
+being `Field,firstYear-lastYear`. One line is in memory at a time. Nothing bad stops the reading and nothing
+disappears: a line that is no usable document comes out as `Rejected`, with its place and the reason.
 """
 
 import gzip
@@ -11,10 +11,9 @@ import json
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 SPLITS = ("train", "val", "test")
 SUFFIXES = (".jsonl", ".ndjson", ".json")
@@ -83,7 +82,11 @@ def find_sources(where: Path) -> list[Source]:
 
 
 def read_lines(
-    sources: Iterable[Source], *, id_key: str = "id", text_key: str = "text"
+    sources: Iterable[Source],
+    *,
+    id_key: str = "id",
+    text_key: str = "text",
+    seen: set[str] | None = None,
 ) -> Iterator[Line | Rejected]:
     """All documents of the sources, each id once; what cannot be used comes as `Rejected`.
 
@@ -91,13 +94,14 @@ def read_lines(
         sources: from `find_sources`.
         id_key: the key of the id; dots lead into objects, as in `metadata.id`.
         text_key: likewise for the text.
+        seen: ids that were read before, to which these are added.
 
     Raises:
         ValueError: a file is damaged or cut off.
     """
-    seen: set[str] = set()
+    seen = set() if seen is None else seen
     for source in sources:
-        for number, raw in enumerate(_raw_lines(source.path), start=1):
+        for number, raw in enumerate(raw_lines(source.path), start=1):
             if not raw.strip():
                 continue
             line = _check(raw, f"{source.name} line {number}", source, id_key, text_key)
@@ -132,7 +136,12 @@ def _unit_and_split(name: str) -> tuple[str | None, str | None]:
     return (found[1], found[2]) if found else (None, None)
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
+def raw_lines(path: Path) -> Iterator[bytes]:
+    """The lines of a file, decompressed; a byte order mark is taken off.
+
+    Raises:
+        ValueError: the file is damaged or cut off.
+    """
     try:
         with _open(path) as stream:
             for number, raw in enumerate(stream):
@@ -141,9 +150,9 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
         raise ValueError(f"{str(path)!r} is damaged or cut off: {error}: fetch it again") from error
 
 
-def _open(path: Path) -> AbstractContextManager[IO[bytes]]:
+def _open(path: Path) -> IO[bytes]:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if path.suffix.lower() == ".zst":
         return _open_zst(path)
     return path.open("rb")
@@ -160,15 +169,25 @@ def _open_zst(path: Path) -> IO[bytes]:
         raise ValueError(f"{str(path)!r} is damaged or cut off: {error}: fetch it again") from error
 
 
-def _check(raw: bytes, place: str, source: Source, id_key: str, text_key: str) -> Line | Rejected:
+def parse(raw: bytes) -> dict[str, Any] | str:
+    """The object on a line, or why there is none.
+
+    >>> parse(b'{"id": 1}'), parse(b"[1]")
+    ({'id': 1}, 'bad JSON')
+    """
     try:
         row = json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError:
-        return Rejected(place, NOT_UTF8)
+        return NOT_UTF8
     except (ValueError, RecursionError):
-        return Rejected(place, BAD_JSON)
-    if not isinstance(row, dict):
-        return Rejected(place, BAD_JSON)
+        return BAD_JSON
+    return row if isinstance(row, dict) else BAD_JSON
+
+
+def _check(raw: bytes, place: str, source: Source, id_key: str, text_key: str) -> Line | Rejected:
+    row = parse(raw)
+    if isinstance(row, str):
+        return Rejected(place, row)
     doc_id, text = look_up(row, id_key), look_up(row, text_key)
     if doc_id is None or doc_id == "" or isinstance(doc_id, list | dict):
         return Rejected(place, NO_ID)

@@ -1,8 +1,8 @@
 """Cut a corpus into the base units of a data ablation: by field and period, of about equal numbers of tokens.
 
-Each field gets units in proportion to its tokens and at least one; its years are cut into that many consecutive
-periods so that the largest is as small as it can be. Train, val and test are a matter of the document's id alone:
-the same document is in the same split however the corpus is cut, ordered or grown.
+Each field gets units in proportion to its tokens and at least one; its years are cut into that many
+consecutive periods so that the largest is as small as it can be. Train, val and test are a matter of the
+document's id alone: the same document is in the same split however the corpus is cut, ordered or grown.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class Position:
     block: Block
     num_tokens: int
     split: str | None
-    """Of a document that comes from a unit: it keeps its split, no test document ever becomes training data."""
+    """Of a document that comes from a unit: it keeps it, so that no test document becomes training data."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def share_out(tokens: Mapping[str, Sequence[int]], num_units: int) -> dict[str, 
 
 
 def cut_evenly(sizes: Sequence[int], num_parts: int) -> list[tuple[int, int]]:
-    """Consecutive non-empty parts [first, last) whose largest sum is the least possible; among those, the most even.
+    """Consecutive non-empty parts [first, last) with the least possible largest sum; then the most even ones.
 
     >>> cut_evenly([5, 1, 1, 1, 6], 3)
     [(0, 1), (1, 4), (4, 5)]

@@ -33,16 +33,21 @@ def partition(
         int | None, typer.Option(help="Instead: make units of about so many tokens.", min=1)
     ] = None,
     field_key: Annotated[
-        str, typer.Option(help="The key of a document's field; of a list the first is taken, without any: NA.")
+        str,
+        typer.Option(help="The key of a document's field; of a list the first is taken, without any: NA."),
     ] = "field",
-    year_key: Annotated[str, typer.Option(help="The key of its year (1999, or a date that begins so).")] = "year",
+    year_key: Annotated[
+        str, typer.Option(help="The key of its year (1999, or a date that begins so).")
+    ] = "year",
     tokens_key: Annotated[
         str | None,
         typer.Option(help="The key of its number of tokens; without it, words and punctuation marks count."),
     ] = None,
     id_key: IdKey = "id",
     text_key: TextKey = "text",
-    val: Annotated[float, typer.Option(help="Share of the documents for validation, by a hash of the id.")] = 0.05,
+    val: Annotated[
+        float, typer.Option(help="Share of the documents for validation, by a hash of the id.")
+    ] = 0.05,
     test: Annotated[float, typer.Option(help="Share of the documents for testing, likewise.")] = 0.05,
     seed: Annotated[int, typer.Option(help="Another seed: other documents in val and test.", min=0)] = 0,
     overwrite: Overwrite = False,
@@ -50,8 +55,8 @@ def partition(
 ) -> None:
     """Cut a corpus into units of about equal size, by field and period.
 
-    Writes OUT/Biology,1970-1993/{train,val,test}/00000.json.gz, ... and partition.json. What is already cut into
-    units is cut anew, each document keeping its split.
+    Writes OUT/Biology,1970-1993/{train,val,test}/00000.json.gz, ... and partition.json. What is already cut
+    into units is cut anew, each document keeping its split.
 
     Example: model-merge ablate partition papers.jsonl.gz units --units 12 --year-key metadata.year
     """

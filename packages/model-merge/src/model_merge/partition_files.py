@@ -4,8 +4,8 @@
     OUT/partition.json                                      units, sizes, settings, what was skipped
     OUT/skipped.jsonl                                       every document left out: place, id, reason
 
-Lines are collected per unit and split and appended as gzip members of about a megabyte, so that hundreds of units
-need neither hundreds of open files nor memory.
+Lines are collected per unit and split and appended as gzip members of about a megabyte, so that hundreds of
+units need neither hundreds of open files nor memory.
 """
 
 import gzip
@@ -13,8 +13,8 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Settings:
     seed: int = 0
     id_key: str = "id"
     text_key: str = "text"
-    keys: Keys = Keys()
+    keys: Keys = field(default_factory=Keys)
 
     def check(self) -> None:
         """Refuse shares that leave nothing to train on."""
@@ -47,7 +47,8 @@ class Settings:
             )
 
 
-Progress = Callable[[Iterable[Line | Rejected]], Iterable[Line | Rejected]]
+Progress = Callable[[Sequence[Source]], Iterable[Source]]
+"""Wraps the sources, so that a caller can show how far the reading is."""
 
 
 def partition(
@@ -56,7 +57,7 @@ def partition(
     settings: Settings,
     *,
     overwrite: bool = False,
-    progress: Progress = lambda lines: lines,
+    progress: Progress = iter,
 ) -> dict[str, Any]:
     """Cut a corpus into `out`; returns what partition.json says.
 
@@ -113,6 +114,7 @@ class UnitWriter:
     """Collects lines per (unit, split) and appends them to UNIT/SPLIT/00000.json.gz."""
 
     def __init__(self, folder: Path) -> None:
+        """Write below `folder`."""
         self.folder = folder
         self.waiting: dict[tuple[str, str], bytearray] = {}
 
@@ -143,7 +145,7 @@ class UnitWriter:
 
 
 def check_output(out: Path, mark: str, *, overwrite: bool) -> None:
-    """Refuse to write over anything that is there, and over a folder that is none of ours even when asked to."""
+    """Refuse to write over anything that is there, and over a folder that is none of ours in any case."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not overwrite:
@@ -175,8 +177,8 @@ def finish(unfinished: Path, out: Path) -> None:
 def _located(
     sources: list[Source], settings: Settings, progress: Progress
 ) -> Iterator[tuple[Line | None, Position | Rejected]]:
-    lines = read_lines(sources, id_key=settings.id_key, text_key=settings.text_key)
-    for line in progress(lines):
+    lines = read_lines(progress(sources), id_key=settings.id_key, text_key=settings.text_key)
+    for line in lines:
         if isinstance(line, Rejected):
             yield None, line
         else:
