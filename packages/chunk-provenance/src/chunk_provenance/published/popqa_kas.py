@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunk_provenance.exposures import sorted_unique
+from chunk_provenance.inversion import sorted_unique
 from chunk_provenance.facts import FACT_CHUNKS, KINDS, Evidence, FactChunks
 from chunk_provenance.formats import FormatError, open_table
 
