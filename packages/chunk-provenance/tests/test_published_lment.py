@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from chunk_provenance.published.lment_csv import parse_line, parse_offsets, read
 from chunk_provenance.published.lment_dataset import open_lment
 from chunk_provenance.published.lment_documents import LMEntDocument, chunk_entities, stream_documents
 
-GOLDEN = Path(__file__).parent / "golden" / "published"
+VSL = Path(__file__).parent / "golden" / "lment_data" / "vsl"
 EOS = 0  # of the tests' tokenizer: <|endoftext|>
 ADA = ("7259", 'Lovelace, "Ada"', "Ada met Bob in Bath. She met him again.", [])
 BOB = ("5", "Bob", "Bob ran home. 東京 Bath.", [])
@@ -24,12 +25,12 @@ LONG = ("9", "Long\tone", "Ada ran. Bob ran. Ada met Bob at home in Bath again a
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(GOLDEN / "kas_vsl.npz")
+    return dict(np.load(VSL / "kas_vsl.npz"))
 
 
 @pytest.fixture(scope="module")
 def described():
-    return json.loads((GOLDEN / "kas_vsl.json").read_text(encoding="utf-8"))
+    return json.loads((VSL / "kas_vsl.json").read_text(encoding="utf-8"))
 
 
 def write_golden(folder, golden, described):
@@ -293,7 +294,7 @@ def test_anything_else_is_refused_as_offsets(text):
         value = parse_offsets(text.encode())
     except ValueError:
         return
-    assert text == str([tuple(pair) for pair in value.tolist()]) or "0" in text  # leading zeros apart
+    assert re.sub(r"\b0+(?=\d)", "", text) == str([tuple(pair) for pair in value.tolist()])
 
 
 GOOD = b'5,8,12,a.json,0,"Ada, ""L.""",[],"[(0, 3), (3, 9)]"'

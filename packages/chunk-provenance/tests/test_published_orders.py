@@ -17,7 +17,8 @@ from chunk_provenance.published import (
 from chunk_provenance.published.lment_order import LMENT_UPDATES_PER_EPOCH
 
 GOLDEN = Path(__file__).parent / "golden" / "published"
-EXPECTED = json.loads((GOLDEN / "kas_vsl.json").read_text(encoding="utf-8"))["batch_indices"]
+VSL = GOLDEN.parent / "lment_data" / "vsl"
+EXPECTED = json.loads((VSL / "kas_vsl.json").read_text(encoding="utf-8"))["batch_indices"]
 
 
 def batches(order):
@@ -54,7 +55,7 @@ def save_vsl_folder(folder, golden, *, name="vsl-grow-p2-8-cycle"):
 
 @pytest.fixture(scope="module")
 def golden():
-    return np.load(GOLDEN / "kas_vsl.npz")
+    return dict(np.load(VSL / "kas_vsl.npz"))
 
 
 # LMEnt

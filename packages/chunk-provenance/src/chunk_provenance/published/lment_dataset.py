@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from chunk_provenance.formats import FormatError
+from chunk_provenance.lment import fingerprint
 from chunk_provenance.published.npy_files import map_plain
 
 Ints = npt.NDArray[np.int64]
@@ -76,12 +77,8 @@ class LMEntDataset:
         self, *, min_length: int = 64, max_length: int = 2048, pad_id: int = 100277, eos_id: int = 100257
     ) -> str:
         """The hash that names the folder of these tokens' lengths and buckets, `dataset-HASH`."""
-        limits = f"min_sequence_length={min_length},max_sequence_length={max_length}"
-        kinds = f"pad_token_id={pad_id},eos_token_id={eos_id},dtype=<class 'numpy.uint32'>"
-        digest = hashlib.sha256(f"{limits},{kinds}".encode())
-        for shard in self.shards:
-            digest.update(f"name={shard.name}.npy,size={shard.tokens.nbytes}".encode())
-        return digest.hexdigest()
+        files = [(f"{shard.name}.npy", shard.tokens.nbytes) for shard in self.shards]
+        return fingerprint(files, min_length=min_length, max_length=max_length, pad_id=pad_id, eos_id=eos_id)
 
     @cached_property
     def sha256(self) -> str:
