@@ -10,6 +10,7 @@ from chunk_provenance import (
     build_command,
     learning_commands,
     order_commands,
+    published_commands,
     show_command,
     store_commands,
 )
@@ -26,6 +27,7 @@ app.command()(order_commands.seen_by)
 app.command()(order_commands.epochs)
 app.command()(order_commands.check)
 app.command()(order_commands.align)
+app.add_typer(published_commands.app)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)
