@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from model_merge.dtypes import Values
+from model_merge.dtypes import Values as Values
 
 BLOCK = 1 << 16
 """Elements per step of a statistics pass. Fixed, so that sums do not depend on chunk size or threads."""
