@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from model_merge.dtypes import Compute, decode_into, encode
+from model_merge.dtypes import Compute, Values, decode_into, encode
 from model_merge.methods import METHODS
 from model_merge.methods.spec import settle
-from model_merge.plan import BLOCK, Values
+from model_merge.plan import BLOCK
 
 CHUNK = 1 << 20
 WEIGHTED = [{"weight": weight, "density": 0.5, "gamma": 0.01} for weight in (0.4, 0.3, 0.2, 0.1)]
@@ -88,7 +88,9 @@ def measure(
     """CPU seconds of one merge."""
     method = METHODS[name]
     known = {parameter.name for parameter in method.parameters if parameter.of == "model"}
-    models = [{key: value for key, value in WEIGHTED[i].items() if key in known} for i in range(len(raw) - has_base)]
+    models = [
+        {key: value for key, value in WEIGHTED[i].items() if key in known} for i in range(len(raw) - has_base)
+    ]
     call = settle(method, tensor="w", shape=shape, has_base=has_base, models=models, shared=shared)
     inputs = Encoded(shape, raw, "F64" if method.wide else "F32")
     size = call.size

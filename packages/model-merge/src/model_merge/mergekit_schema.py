@@ -146,7 +146,7 @@ class Tokenizer(Strict):
 
     source: TokenizerSource = "union"
     tokens: dict[str, TokenEmbedding] = {}
-    pad_to_multiple_of: int | None = Field(None, ge=1)
+    pad_to_multiple_of: Annotated[int, Field(ge=1)] | None = None
 
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from model_merge.dtypes import Values
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, elementwise
-from model_merge.plan import Values
 
 WEIGHT = Parameter("weight", "number", of="model")
 

@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from model_merge.dtypes import Values
 from model_merge.methods.linear import INT8_MASK, LAMBDA, NORMALIZE_OFF, WEIGHT, nonzero_sum
 from model_merge.methods.select import Cut, Magnitudes, largest
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import sums
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.plan import Inputs, Kernel
 from model_merge.random import bernoulli, stream_key
 
 Keep = Callable[[int, Values], npt.NDArray[np.bool_]]

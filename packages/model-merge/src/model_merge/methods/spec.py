@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.dtypes import Values
+from model_merge.plan import Inputs, Kernel
 
 Prepare = Callable[[Inputs], Kernel]
 Compat = Literal["mergekit", "ez"]
