@@ -2,7 +2,8 @@
 
     uv run python packages/model-merge/benchmarks/methods.py [--elements 67108864]
 
-Counts what a merge does but for reading and writing: decoding, every statistics pass, the arithmetic, the rounding.
+Counts what a merge does but for reading and writing: decoding, every statistics pass, the arithmetic, the
+rounding.
 """
 
 import argparse

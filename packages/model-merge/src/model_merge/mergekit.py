@@ -27,7 +27,7 @@ from model_merge.mergekit_schema import (
 )
 from model_merge.mergekit_slices import Output, Slice, Source, outputs_of
 from model_merge.mergekit_values import check_settings, resolve
-from model_merge.methods import METHODS
+from model_merge.methods import METHODS, emulate
 from model_merge.methods.spec import Call, Compat, Method, Prepare, settle
 from model_merge.plan import MergePlan, TensorPlan, TensorRef
 
@@ -170,6 +170,7 @@ def _outputs(context: Context) -> list[Output]:
             continue
         found, wrong = outputs_of(slices, names)
         outputs, problems = outputs + found, problems + wrong
+        problems += _outside_of_modules(context, used, modules)
     problems += _check_shapes(context, outputs)
     if problems:
         raise ValueError(_listing(context, problems))
@@ -187,6 +188,15 @@ def _names_of(checkpoint: Checkpoint, module: str, modules: Iterable[str]) -> li
         return [name for name in checkpoint.tensors if name.startswith(f"{module}.")]
     others = tuple(f"{name}." for name in modules if name not in {"", "default"})
     return [name for name in checkpoint.tensors if not name.startswith(others)]
+
+
+def _outside_of_modules(context: Context, used: Sequence[int], modules: Iterable[str]) -> list[str]:
+    inside = {name: _names_of(context.checkpoints[used[0]], name, modules) for name in modules}
+    covered = {tensor for names in inside.values() for tensor in names}
+    lost = [tensor for tensor in context.checkpoints[used[0]].tensors if tensor not in covered]
+    if not lost:
+        return []
+    return [f"{len(lost)} tensors are in no module: {', '.join(map(repr, lost))}: add a module `default`"]
 
 
 def _slices(context: Context, module_name: str, module: OutputModule) -> list[Slice]:
@@ -262,6 +272,8 @@ def _tensor_plan(context: Context, output: Output) -> TensorPlan:
     written = context.file.out_dtype or context.file.dtype
     dtype = DTYPES[written] if written else promoted(dtypes)
     narrow = all(name in NARROW for name in (*dtypes, dtype)) and not context.method.wide
+    if context.compat is not None:
+        narrow = _arithmetic(context, dtypes) != "F64"
     return TensorPlan(
         name=output.name,
         shape=infos[0].shape,
@@ -316,7 +328,19 @@ def _prepare(
     call = _call(context, output, shape)
     if context.method.name == "passthrough" and call.models[0]["scale"] is None and dtypes == [dtype]:
         return None
-    return context.method.build(call)
+    if context.compat is None:
+        return context.method.build(call)
+    arithmetic = _arithmetic(context, dtypes)
+    if context.compat == "mergekit":
+        return emulate.mergekit(context.method.name, call, arithmetic)
+    if context.method.name != "linear":
+        raise ValueError(f"compat: ez-data-ablations only averages, there is no {context.method.name} of it")
+    return emulate.ez(call, arithmetic)
+
+
+def _arithmetic(context: Context, dtypes: Sequence[str]) -> str:
+    """The type in which mergekit computes."""
+    return DTYPES[context.file.dtype] if context.file.dtype else promoted(dtypes)
 
 
 def _call(context: Context, output: Output, shape: tuple[int, ...]) -> Call:

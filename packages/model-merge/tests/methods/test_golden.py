@@ -63,12 +63,12 @@ def test_bfloat16_merges_that_mergekit_rounds_once_agree(run, case):
     assert (apart > 0).mean() <= 0.001
 
 
-def test_slerp_of_bfloat16_agrees_but_for_two_elements_next_to_zero(run):
+def test_slerp_of_bfloat16_agrees_but_for_the_rounding_of_two_elements(run):
     ours, theirs = run("olmo2_bf16__slerp_t035")
     pairs = [(ours[name].astype(np.float64), theirs[name].astype(np.float64)) for name in theirs]
     assert sum(np.count_nonzero(one != other) for one, other in pairs) <= 2
     for one, other in pairs:
-        np.testing.assert_allclose(one, other, rtol=0, atol=3e-7 * np.abs(other).max())
+        np.testing.assert_allclose(one, other, rtol=2**-7, atol=3e-7 * np.abs(other).max())
 
 
 def in_float64(golden, read_tensors, twin, case):
