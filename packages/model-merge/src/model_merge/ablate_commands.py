@@ -2,9 +2,10 @@
 
 import typer
 
-from model_merge import mixture_commands
+from model_merge import mixture_commands, partition_commands
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate data mixtures through merges of models.")
 app.command()(mixture_commands.plan)
 app.command("eval")(mixture_commands.evaluate)
 app.command("eval-models")(mixture_commands.evaluate_models)
+app.command()(partition_commands.partition)
