@@ -7,27 +7,18 @@ Files are read in the order of their names, lines in the order they have. Nothin
 nothing disappears: a line that is no document is counted and listed with its place.
 """
 
-import gzip
 import hashlib
-import io
-import json
 import random
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
 
-SUFFIXES = (".jsonl", ".ndjson", ".json")
-SPLITS = ("train", "val", "validation", "dev", "test")
+from model_merge.corpus import EMPTY, NO_TEXT, SUFFIXES, parse, raw_lines
+from model_merge.corpus import SPLITS as OUR_SPLITS
+
+SPLITS = (*OUR_SPLITS, "validation", "dev")
 SAMPLE_SEED = 1234
 SAMPLE_SIZE = 1000
 TEXT_KEYS = ("text", "doc")
-
-BAD_JSON = "bad JSON"
-NOT_UTF8 = "not UTF-8"
-NO_TEXT = "missing text"
-EMPTY = "empty text"
 
 
 @dataclass(frozen=True)
@@ -116,7 +107,7 @@ def read_domain(domain: Domain, *, limit: int | None = SAMPLE_SIZE) -> Documents
     documents = Documents(domain.name, domain.split)
     for path in domain.files:
         name = path.relative_to(domain.root).as_posix()
-        for number, raw in enumerate(_raw_lines(path), start=1):
+        for number, raw in enumerate(raw_lines(path), start=1):
             if raw.strip():
                 _take_line(documents, raw, f"{name} line {number}")
     documents.num_found = len(documents.texts)
@@ -127,7 +118,7 @@ def read_domain(domain: Domain, *, limit: int | None = SAMPLE_SIZE) -> Documents
 
 def _take_line(documents: Documents, raw: bytes, place: str) -> None:
     """Add a document or why it is none. An empty one is both: it counts as a document, with nothing in it."""
-    text, reason = _parse(raw)
+    text, reason = _text_of(raw)
     if text == "":
         reason = EMPTY
     if text is not None:
@@ -136,37 +127,10 @@ def _take_line(documents: Documents, raw: bytes, place: str) -> None:
         documents.skipped.append(Skipped(documents.name, place, reason))
 
 
-def _parse(raw: bytes) -> tuple[str | None, str | None]:
+def _text_of(raw: bytes) -> tuple[str | None, str | None]:
     """The text, or why there is none."""
-    try:
-        row: Any = json.loads(raw.decode("utf-8"))
-    except UnicodeDecodeError:
-        return None, NOT_UTF8
-    except (ValueError, RecursionError):
-        return None, BAD_JSON
-    if not isinstance(row, dict):
-        return None, BAD_JSON
+    row = parse(raw)
+    if isinstance(row, str):
+        return None, row
     text = next((row[key] for key in TEXT_KEYS if key in row), None)
     return (text, None) if isinstance(text, str) else (None, NO_TEXT)
-
-
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    try:
-        with _open(path) as stream:
-            for number, raw in enumerate(stream):
-                yield raw.removeprefix(b"\xef\xbb\xbf") if number == 0 else raw
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{str(path)!r} is damaged or cut off: {error}: fetch it again") from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix.lower() != ".zst":
-        return path.open("rb")
-    import pyarrow as pa
-
-    try:
-        return io.BufferedReader(pa.input_stream(str(path), compression="zstd"))
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is damaged or cut off: {error}: fetch it again") from error

@@ -77,7 +77,8 @@ def load_encoder(folder: Path, config: Any, *, length: int | None = None) -> Enc
     try:
         tokenizer = (
             PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-                tokenizer_file=str(folder))
+                tokenizer_file=str(folder)
+            )
             if folder.is_file()
             else AutoTokenizer.from_pretrained(folder, local_files_only=True)
         )

@@ -106,6 +106,11 @@ def write_table(table: pa.Table, path: Path, name: str = NAME, **metadata: str) 
     os.replace(unfinished, path)
 
 
+def write_rows(rows: Sequence[Mapping[str, Any]], path: Path, name: str) -> None:
+    """Write rows as a Parquet file of the named format."""
+    write_table(pa.Table.from_pylist(list(rows)), path, name)
+
+
 def read_table(path: Path, name: str = NAME, needed: Sequence[str] = ()) -> pa.Table:
     """Read a Parquet file that is, or does not deny being, a `name` file.
 
