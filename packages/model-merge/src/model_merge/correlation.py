@@ -11,7 +11,7 @@ import numpy.typing as npt
 from scipy import stats
 
 Values = npt.NDArray[np.float64]
-Statistic = Callable[[Values, Values], float]
+Statistic = Callable[[Values, Values], Values]
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -175,15 +175,14 @@ def load_model(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> PreT
     """
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"no device {device!r}: torch finds no CUDA device here")
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     wanted = dtype if dtype == "auto" else getattr(torch, dtype)
     try:
         model = AutoModelForCausalLM.from_pretrained(checkpoint.folder, dtype=wanted, local_files_only=True)
     except (ValueError, KeyError, OSError) as error:
         raise ValueError(f"{checkpoint.reference!r} cannot be opened as a language model: {error}") from error
-    model.to(torch.device(device)).eval()
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    module: torch.nn.Module = model  # the class wraps `to` in a way that has no type
+    module.to(device).requires_grad_(False).eval()
     found: PreTrainedModel = model
     return found
 

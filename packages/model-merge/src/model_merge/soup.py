@@ -16,7 +16,8 @@ def greedy_soup(parts: Sequence[str], loss: Callable[[tuple[str, ...]], float]) 
     """
     alone = {part: loss((part,)) for part in parts}
     ordered = sorted(parts, key=alone.__getitem__)
-    chosen, best = (ordered[0],), alone[ordered[0]]
+    chosen: tuple[str, ...] = (ordered[0],)
+    best = alone[ordered[0]]
     for part in ordered[1:]:
         tried = loss((*chosen, part))
         if tried < best:
