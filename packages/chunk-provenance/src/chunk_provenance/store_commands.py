@@ -19,6 +19,8 @@ from chunk_provenance.build import Packing, build_store, differences
 from chunk_provenance.documents import Document, Rejected, find_sources, read_documents
 from chunk_provenance.formats import FormatError
 from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.lment.curriculum import Curriculum
+from chunk_provenance.lment.from_store import order_store, retained_table, warnings_of
 from chunk_provenance.mentions import MentionFile
 from chunk_provenance.order import (
     DataOrder,
@@ -58,6 +60,22 @@ class PackingKind(StrEnum):
 
     buckets = "buckets"
     fixed = "fixed"
+    lment = "lment"
+
+
+class EndTokens(StrEnum):
+    """Values of --eos."""
+
+    end = "end"
+    last = "last"
+
+
+class CurriculumKind(StrEnum):
+    """Values of --curriculum."""
+
+    grow_p2 = "grow_p2"
+    grow_linear = "grow_linear"
+    natural = "natural"
 
 
 class Tails(StrEnum):
@@ -69,10 +87,23 @@ class Tails(StrEnum):
 
 PackingOption = Annotated[
     PackingKind,
-    typer.Option(help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each."),
+    typer.Option(
+        help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each; lment: "
+        "powers of two as LMEnt cuts them (its limits: 64 and 2048), which drops ends of documents."
+    ),
 ]
 TailsOption = Annotated[
-    Tails, typer.Option(help="What to do with ends of documents shorter than --min-length.")
+    Tails,
+    typer.Option(
+        help="What to do with ends of documents shorter than --min-length (--packing lment drops them)."
+    ),
+]
+EosOption = Annotated[
+    EndTokens,
+    typer.Option(
+        help="Which chunk gets a document's end token. end: the one that holds the document's end, none if "
+        "that is dropped; last: the document's last chunk, for its last token where the end is dropped."
+    ),
 ]
 BatchTokensToCheck = Annotated[
     int | None,
@@ -128,6 +159,7 @@ def build(
     min_length: Annotated[int, typer.Option(help="Smallest padded chunk length, in tokens.")] = 16,
     max_length: Annotated[int, typer.Option(help="Largest chunk length, in tokens.")] = 256,
     tails: TailsOption = Tails.keep,
+    eos: EosOption = EndTokens.end,
     batch_tokens: BatchTokensToCheck = None,
     validation_fraction: ValidationFraction = 0.0,
     text: Annotated[
@@ -147,7 +179,7 @@ def build(
     Example: chunk-provenance build documents.parquet store --tokenizer t.json --mentions mentions.parquet
     """
     columns = parse_columns(column)
-    settings = Packing(packing.value, min_length, max_length, tails.value)
+    settings = Packing(packing.value, min_length, max_length, tails.value, eos.value)
     settings.check()
     sources = find_sources(documents)
     encoder = load_encoder(tokenizer, eos_token=eos_token)
@@ -184,19 +216,45 @@ def order(
     epochs: Annotated[int | None, typer.Option(help="See every chunk so often.", min=1)] = None,
     updates: Annotated[int | None, typer.Option(help="Stop after so many updates.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Same store, sizes and seed: same order.", min=0)] = 0,
+    curriculum: Annotated[
+        CurriculumKind | None,
+        typer.Option(
+            help="Order by length as LMEnt and OLMo-core do. grow_p2, grow_linear: from short to long chunks "
+            "in every cycle; natural: all updates shuffled. What does not fill an epoch is left out of it."
+        ),
+    ] = None,
+    cycles: Annotated[
+        int | None, typer.Option(help="Cycles of an epoch with --curriculum [8 if not given].", min=1)
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="With --curriculum: as many updates of every length.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Decide which chunks every update trains on, before any training.
 
-    An update holds chunks of one padded length. What an epoch leaves over of a length opens the next epoch.
+    An update holds chunks of one padded length. What an epoch leaves over of a length opens the next epoch,
+    but for a --curriculum, which prints what an epoch trains of every length and leaves out.
 
     Example: chunk-provenance order store order --batch-tokens 4096 --epochs 2
     """
     opened = open_store(store)
-    wanted = compute_order(
-        opened.bucket, batch_tokens=batch_tokens, seed=seed, epochs=epochs, updates=updates
-    )
-    wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+    asked: dict[str, Any] = {
+        "batch_tokens": batch_tokens,
+        "seed": seed,
+        "epochs": epochs,
+        "updates": updates,
+    }
+    if curriculum is None:
+        if cycles is not None or balanced:
+            raise ValueError("--cycles and --balanced belong to a --curriculum")
+        wanted = compute_order(opened.bucket, **asked)
+        wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+    else:
+        wanted = order_store(opened, Curriculum(curriculum.value, cycles or 8, balanced), **asked)
+        show_table("An epoch", *retained_table(wanted.info))
+        for sentence in warnings_of(wanted.info):
+            say(f"warning: {sentence}")
     if not overwrite and (out / "order.json").is_file():
         check_same_order(load_order(out), wanted, out)
         say(f"{out} is up to date")
