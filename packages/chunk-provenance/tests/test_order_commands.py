@@ -215,6 +215,15 @@ def test_mentions_of_an_index_must_stand_at_their_characters(decoding_store, tmp
 
 
 @pytest.mark.parametrize("decoding_store", [True], indirect=True)
+def test_a_file_of_chunk_mentions_is_an_index(decoding_store, tmp_path, run_cli):
+    table = pa.table({"chunk_id": [0], "char_start": [0], "char_end": [3], "surface": ["Ada"]})
+    tagged = table.replace_schema_metadata({"format": "chunk-mentions", "version": "1"})
+    pq.write_table(tagged, tmp_path / "mentions.parquet")
+    found = run_cli("align", decoding_store.path, tmp_path / "mentions.parquet")
+    assert found[:2] == (0, "1 of 1 rows agree\n")
+
+
+@pytest.mark.parametrize("decoding_store", [True], indirect=True)
 def test_a_table_that_is_no_index_is_refused(decoding_store, tmp_path, run_cli):
     index = tmp_path / "index.csv"
     for content, message in (("chunk_id,text\n", "no row"), ("chunk_id,other\n1,x\n", "must have a text")):

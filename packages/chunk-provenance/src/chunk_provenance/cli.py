@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-from chunk_provenance import learning_commands, order_commands, show_command, store_commands
+from chunk_provenance import (
+    intervention_commands,
+    learning_commands,
+    order_commands,
+    show_command,
+    store_commands,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(store_commands.tokenizer)
@@ -20,6 +26,10 @@ app.command()(order_commands.seen_by)
 app.command()(order_commands.epochs)
 app.command()(order_commands.check)
 app.command()(order_commands.align)
+app.command()(intervention_commands.hold_out)
+app.command()(intervention_commands.reschedule)
+app.command()(intervention_commands.swap)
+app.command()(intervention_commands.diff)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)
