@@ -19,6 +19,7 @@ from rich.table import Table
 from chunk_provenance import compute_order
 from chunk_provenance.build import Packing, build_store
 from chunk_provenance.documents import Document
+from chunk_provenance.encoding import encode_documents
 from chunk_provenance.packing import merge_spans, pack_buckets
 from chunk_provenance.projecting import Pieces, project
 from chunk_provenance.tokenizing import TextEncoder, import_tokenizers, train_tokenizer
@@ -59,7 +60,8 @@ def measure_text() -> list[tuple[str, int, str, tuple[float, float]]]:
 
     def build() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            build_store(f"{folder}/store", iter(documents), encoder=encoder, packing=Packing())
+            batches = encode_documents(documents, encoder)
+            build_store(f"{folder}/store", batches, encoder=encoder, packing=Packing())
 
     return [
         ("tokenizers alone, ids", tokens, "tokens", best(least)),

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chunk_provenance import (
+    build_command,
     intervention_commands,
     learning_commands,
     order_commands,
@@ -16,7 +17,7 @@ from chunk_provenance import (
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(store_commands.tokenizer)
-app.command()(store_commands.build)
+app.command()(build_command.build)
 app.command()(store_commands.order)
 app.command()(store_commands.verify)
 app.command()(show_command.show)

@@ -138,7 +138,8 @@ def facts_table(
     learned = learned_index(known, consecutive=consecutive)
     first_known = learned_index(known, consecutive=1)
     end = steps[-1]
-    first = np.where(exposures.first() <= end, exposures.first(), 0)
+    first = exposures.first()
+    first = np.where(first <= end, first, 0)
     at_learned = np.take_along_axis(counts, np.maximum(learned, 0)[:, None], axis=1)[:, 0]
     return pa.table(
         {

@@ -11,10 +11,11 @@ import pyarrow.parquet as pq
 import typer
 
 from chunk_provenance.chunk_lists import ChunkList, read_chunk_list, read_range
-from chunk_provenance.hashing import hash_file
+from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.interventions import apply_plan, plan_mask, plan_replacement, read_plan
-from chunk_provenance.order import DataOrder, Ids, check_store, hash_order, load_order, save_order
+from chunk_provenance.order import DataOrder, Ids, check_store, hash_order, save_order
 from chunk_provenance.order_diff import OrderDiff, diff_orders
+from chunk_provenance.published.opening import open_order, published_files, recognise
 from chunk_provenance.schedules import plan_schedule
 from chunk_provenance.store import ChunkStore, open_store
 from chunk_provenance.store_commands import AsJson, Overwrite, say
@@ -174,7 +175,7 @@ def diff(
 
     Example: chunk-provenance diff order order-without
     """
-    found = diff_orders(load_order(order_a), load_order(order_b))
+    found = diff_orders(open_order(order_a), open_order(order_b))
     print(json.dumps(diff_record(found), indent=2) if as_json else "\n".join(diff_lines(found)))
     if not found.same:
         raise typer.Exit(1)
@@ -182,11 +183,19 @@ def diff(
 
 def open_parent(order: Path, store: Path | None) -> tuple[DataOrder, ChunkStore | None]:
     """The order to change, and its store where it is given."""
-    parent = load_order(order)
+    parent = open_order(order)
     opened = None if store is None else open_store(store)
     if opened is not None:
         check_store(parent, opened.sha256)
     return parent, opened
+
+
+def hash_parent(path: Path) -> str:
+    """Identifies the order that is changed: of a published one, the files it is read from."""
+    kind = recognise(path)
+    if kind == "own":
+        return hash_order(path)
+    return hash_text("".join(map(hash_file, published_files(path, kind))) or str(path))
 
 
 def check_known(ids: Ids, order: DataOrder, store: ChunkStore | None) -> Ids:
@@ -241,7 +250,7 @@ def save_derived(
         parent,
         plan,
         buckets=None if store is None else store.bucket,
-        parent_sha256=hash_order(path),
+        parent_sha256=hash_parent(path),
         intervention=note,
     )
     save_order(changed, out, overwrite=overwrite)

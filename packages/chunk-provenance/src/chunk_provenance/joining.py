@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from chunk_provenance.answers import read_answers
 from chunk_provenance.dynamics import (
     DEFAULT_BINS,
     accuracy_table,
@@ -22,7 +23,7 @@ from chunk_provenance.dynamics import (
     read_knowledge,
 )
 from chunk_provenance.exposures import find_exposures
-from chunk_provenance.facts import FactChunks, read_answers, read_fact_chunks
+from chunk_provenance.facts import FactChunks, read_fact_chunks
 from chunk_provenance.formats import FormatError, check_format, open_table, write_json, write_table
 from chunk_provenance.hashing import hash_file
 from chunk_provenance.order import DataOrder, load_order

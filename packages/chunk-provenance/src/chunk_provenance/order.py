@@ -27,7 +27,7 @@ from chunk_provenance.formats import (
     write_table,
 )
 from chunk_provenance.hashing import hash_file, hash_text
-from chunk_provenance.inverting import Inverse, invert
+from chunk_provenance.reverse_index import Inverse, invert
 
 Ids = npt.NDArray[np.int64]
 
