@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from chunk_provenance import learning_commands, show_command, store_commands
+from chunk_provenance import analysis_commands, learning_commands, show_command, store_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(store_commands.tokenizer)
@@ -19,6 +19,8 @@ app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)
 app.command()(learning_commands.trace)
 app.command()(learning_commands.report)
+app.command("analyze")(analysis_commands.analyze_command)
+app.command()(analysis_commands.sample)
 
 
 def print_version(wanted: bool | None) -> None:

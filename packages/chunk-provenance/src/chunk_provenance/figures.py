@@ -3,6 +3,7 @@
 The same figure gives the same bytes: no date, no random ids, glyphs drawn as paths.
 """
 
+import importlib.util
 import io
 from typing import Any
 
@@ -27,6 +28,11 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "text.parse_math": False,  # a dollar sign in a title is a dollar sign
 }
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_svg(figure: dict[str, Any], *, size: tuple[float, float] = LARGE) -> str:
