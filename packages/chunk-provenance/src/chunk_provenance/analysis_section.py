@@ -22,8 +22,8 @@ WORDS = {
 ACCURACY_BY = {"exposures": "exposures_in_run"}
 CHANGES = (("learned", "learned"), ("forgotten", "forgotten"), ("net", "net (learned - forgotten)"))
 AT_RISK = (
-    ("learned_at_risk", "learned, of facts not known before"),
-    ("forgotten_at_risk", "forgotten, of facts known before"),
+    ("learned_at_risk", "learned (of not known)"),
+    ("forgotten_at_risk", "forgotten (of known)"),
 )
 COMPUTE_SUMMARY = (
     "Share of questions answered at each checkpoint: all of them, and those about facts that many chunks "

@@ -1,7 +1,7 @@
 """A merge with every question settled: for each output tensor its inputs and its arithmetic.
 
-Whatever a merge was written as (an expression, a mergekit file), it becomes a `MergePlan`; `stream` carries one
-out without knowing what it means.
+Whatever a merge was written as (an expression, a mergekit file), it becomes a `MergePlan`; `stream` carries
+one out without knowing what it means.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+from model_merge.dtypes import Values as Values
 
 BLOCK = 1 << 16
 """Elements per step of a statistics pass. Fixed, so that sums do not depend on chunk size or threads."""
@@ -25,7 +25,8 @@ class TensorRef:
     """Position in `MergePlan.checkpoints`."""
     name: str
     rows: npt.NDArray[np.int64] | None = None
-    """Row i of the input is row `rows[i]` of the tensor; -1 gives a row of NaN, which the arithmetic must fill."""
+    """Row i of the input is row `rows[i]` of the tensor; -1 gives a row of NaN, which the arithmetic
+    must fill."""
 
 
 class Inputs(Protocol):
@@ -42,8 +43,9 @@ class Inputs(Protocol):
 Kernel = Callable[[int, list[Values]], Values]
 """(flat start, values of every input there) -> values of the output there, before the one rounding.
 
-Every output value depends on the input values at its own position (and on what `prepare` found out), so that any
-cutting of the tensor into chunks gives the same bits.
+Every output value depends on the input values at its own position (and on what `prepare` found out), so that
+any cutting of the tensor into chunks gives the same bits. The kernel may overwrite the values it is given and
+return one of those arrays: that keeps the linear merges free of allocations.
 """
 
 
