@@ -89,6 +89,7 @@ class CustomGPTBlock(nn.Module):
         self.att_proj = nn.Linear(d_model, 3 * d_model)
         self.ff_proj = nn.Linear(d_model, 2 * d_ffn)
         self.ff_out = nn.Linear(d_ffn, d_model)
+        self.ff_out.ends_block = True  # type: ignore[assignment]
 
     def forward(
         self, x: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, **options: Any
@@ -155,13 +156,12 @@ class CustomGPTPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call
     def _init_weights(self, module: nn.Module) -> None:
         """N(0, 0.02), biases 0, ff_out divided by the root of twice the layers."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            depth = 2 * self.config.num_hidden_layers if getattr(module, "ends_block", False) else 1
+            nn.init.normal_(module.weight, std=self.config.initializer_range / depth**0.5)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
         if isinstance(getattr(module, "bias", None), Tensor):
             nn.init.zeros_(module.bias)  # type: ignore[arg-type]
-        if isinstance(module, CustomGPTBlock):
-            module.ff_out.weight /= (2 * self.config.num_hidden_layers) ** 0.5
 
 
 class CustomGPTModel(CustomGPTPreTrainedModel):  # type: ignore[no-untyped-call]

@@ -4,6 +4,7 @@ A file is mapped where its format allows it, so that a checkpoint costs little m
 """
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +76,12 @@ def read_pickled(path: Path) -> dict[str, PickledTensor]:
 
 
 def _load(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on how the file was pickled, which its reader cannot change
+        return _load_quietly(path)
+
+
+def _load_quietly(path: Path) -> Any:
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
