@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from model_merge.cli import app
 from model_merge.corpus import SPLITS, find_sources
+from model_merge.domains import find_domains, read_domain
 from model_merge.partition import Unit, cut_evenly, field_name, make_units, split_of
 from model_merge.partition_files import Settings, partition
 
@@ -100,7 +101,8 @@ def test_the_same_corpus_gives_the_same_bytes_in_any_cutting_the_same_splits(cor
 
 def test_units_cut_anew_keep_every_documents_split(corpus, tmp_path):
     partition(find_sources(corpus), tmp_path / "fine", Settings(num_units=8, val=0.2, test=0.2))
-    partition(find_sources(tmp_path / "fine"), tmp_path / "coarse", Settings(num_units=2, seed=99))
+    summary = partition(find_sources(tmp_path / "fine"), tmp_path / "coarse", Settings(num_units=2, seed=99))
+    assert summary["num_skipped"] == {}
     fine, coarse = (read_units(tmp_path / name) for name in ("fine", "coarse"))
     assert {unit for unit, _ in coarse} == {"Biology,1970-1989", "ComputerScience,1970-1989"}
     for split in SPLITS:
@@ -109,6 +111,13 @@ def test_units_cut_anew_keep_every_documents_split(corpus, tmp_path):
             for units in (fine, coarse)
         )
         assert one == other
+
+
+def test_a_partition_is_a_folder_of_domains(corpus, tmp_path):
+    out = tmp_path / "units"
+    summary = partition(find_sources(corpus), out, Settings(num_units=3))
+    found = {domain.name: len(read_domain(domain).texts) for domain in find_domains(out, "val")}
+    assert found == {unit["name"]: unit["documents"]["val"] for unit in summary["units"]}
 
 
 def test_what_cannot_be_used_is_counted_and_listed(tmp_path):
