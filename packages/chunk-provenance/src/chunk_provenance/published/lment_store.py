@@ -137,8 +137,7 @@ class _Import:
             documents=batch.document_rows(with_text=self.with_text),
             mentions=rows.filter(pa.array(_is_whole(rows))),
         )
-        for reason, start, end in _left_out(batch, segments, self.min_length):
-            self.writer.append(dropped=batch.dropped_rows(start, end, reason))
+        self.writer.append(dropped=batch.dropped_rows(*_left_out(batch, segments, self.min_length)))
 
     def seal(self, meta: dict[str, Any]) -> None:
         """Finish the store."""
@@ -243,17 +242,12 @@ def _segments(batch: Batch, documents: list[LMEntDocument]) -> Segments:
     return Segments(borders[:, 0], borders[:, 1], np.concatenate(ids), nothing, nothing)
 
 
-def _left_out(
-    batch: Batch, segments: Segments, min_length: int
-) -> Iterator[tuple[str, Positions, Positions]]:
-    """Runs of tokens that are in no chunk, by reason."""
+def _left_out(batch: Batch, segments: Segments, min_length: int) -> tuple[Positions, Positions, list[str]]:
+    """Runs of tokens that are in no chunk, and why."""
     starts = np.sort(np.concatenate([batch.doc_bounds[:-1], segments.token_end]))
     ends = np.sort(np.concatenate([batch.doc_bounds[1:], segments.token_start]))
     starts, ends = starts[starts < ends], ends[starts < ends]
-    short = ends - starts < min_length
-    for reason, chosen in ((SHORT_TAIL, short), (REST, ~short)):
-        if chosen.any():
-            yield reason, starts[chosen], ends[chosen]
+    return starts, ends, np.where(ends - starts < min_length, SHORT_TAIL, REST).tolist()
 
 
 def _is_whole(rows: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
