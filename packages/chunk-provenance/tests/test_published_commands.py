@@ -3,9 +3,11 @@
 import json
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from chunk_provenance import load_order, open_store
+from chunk_provenance import batch_digest, load_dynamics, load_order, open_store
 from chunk_provenance.hashing import hash_file
 from chunk_provenance.published.lment_dataset import open_lment, padded_lengths
 
@@ -167,3 +169,30 @@ def test_the_same_file_gives_the_same_bytes(tmp_path, run_cli):
         assert run_cli("import", "order", file, tmp_path / name)[0] == 0
     for part in ("order.json", "ids.npy", "offsets.npy"):
         assert (tmp_path / "one" / part).read_bytes() == (tmp_path / "two" / part).read_bytes()
+
+
+def test_every_command_takes_the_published_file_itself(tmp_path, run_cli):
+    file = save_rows(tmp_path / "batch_indices.npy", [[4, 1], [2], [0, 3]])
+    facts = pa.table({"fact_id": ["f", "g"], "kind": ["shared"] * 2, "chunk_id": [1, 3]})
+    pq.write_table(facts, tmp_path / "facts.parquet")
+    answers = {
+        "step": [0, 0, 3, 3],
+        "fact_id": ["f", "g"] * 2,
+        "probe_id": ["f", "g"] * 2,
+        "rank": [2, 2, 1, 2],
+    }
+    pq.write_table(pa.table(answers), tmp_path / "answers.parquet")
+    words = [tmp_path / "facts.parquet", tmp_path / "answers.parquet"]
+    code, _, err = run_cli("dynamics", file, *words, tmp_path / "dynamics")
+    assert (code, err) == (0, "")
+    dynamics = load_dynamics(tmp_path / "dynamics")
+    assert dynamics.facts["first_exposure"].to_pylist() == [1, 3]
+    assert dynamics.info["inputs"]["order"] == hash_file(file)
+    code, out, err = run_cli("steps-of", file, 3)
+    assert (code, "3" in out) == (0, True), err
+    log = [{"step": 1, "batch_digest": batch_digest(np.array([4, 1]))}]
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(log[0]) + "\n", encoding="utf-8")
+    assert run_cli("verify", file, tmp_path / "metrics.jsonl")[0] == 0
+    code, _, err = run_cli("dynamics", "pythia:3", *words, tmp_path / "of_pythia")
+    assert (code, err) == (0, "")
+    assert load_dynamics(tmp_path / "of_pythia").info["inputs"]["order"] == "pythia:3"

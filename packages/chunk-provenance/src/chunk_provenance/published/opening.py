@@ -115,9 +115,17 @@ def _recognise_folder(path: Path) -> Kind:
     if find_index_maps(path) or (path / "document.idx").is_file():
         return "pythia"
     raise FileNotFoundError(
-        f"no data order in {str(path)!r}: it has no order.json, batch_indices*.npy, global_indices*.npy, "
+        f"no data order at {str(path)!r}: it has no order.json, batch_indices*.npy, global_indices*.npy, "
         "global_batch_indices_*.npy, *_shuffle_idx.npy or document.idx"
     )
+
+
+def order_files(path: str | Path) -> list[Path]:
+    """The files that an order, own or published, is read from; none for a computed one."""
+    kind = recognise(Path(path))
+    if kind == "own":
+        return sorted(file for file in Path(path).iterdir() if file.is_file())
+    return published_files(Path(path), kind)
 
 
 def published_files(path: Path, kind: Kind) -> list[Path]:
