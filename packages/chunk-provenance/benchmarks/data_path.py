@@ -19,6 +19,7 @@ from rich.table import Table
 from chunk_provenance import compute_order
 from chunk_provenance.build import Packing, build_store
 from chunk_provenance.documents import Document
+from chunk_provenance.encoding import encode_documents
 from chunk_provenance.packing import merge_spans, pack_buckets
 from chunk_provenance.projecting import Pieces, project
 from chunk_provenance.tokenizing import TextEncoder, import_tokenizers, train_tokenizer
@@ -59,7 +60,8 @@ def measure_text() -> list[tuple[str, int, str, tuple[float, float]]]:
 
     def build() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            build_store(f"{folder}/store", iter(documents), encoder=encoder, packing=Packing())
+            batches = encode_documents(documents, encoder)
+            build_store(f"{folder}/store", batches, encoder=encoder, packing=Packing())
 
     return [
         ("tokenizers alone, ids", tokens, "tokens", best(least)),
@@ -97,7 +99,7 @@ def measure_arrays(num_tokens: int) -> list[tuple[str, int, str, tuple[float, fl
     order = compute_order(buckets, batch_tokens=32_768, seed=0, epochs=4)
 
     def look_up() -> None:
-        vars(order).pop("_inverse", None)
+        vars(order).pop("inverse", None)
         order.steps_of(12)
 
     chunks = 100_000

@@ -7,6 +7,7 @@ import pytest
 from chunk_provenance import open_store
 from chunk_provenance.build import Packing, build_store, differences, is_held_back
 from chunk_provenance.documents import Document, Rejected
+from chunk_provenance.encoding import encode_documents
 from chunk_provenance.mentions import MentionFile
 from chunk_provenance.retention import count_retention
 from chunk_provenance.tokenizing import TextEncoder
@@ -31,11 +32,12 @@ def build(tmp_path, tokenizer_json):
     """Builds a store and opens it."""
     numbers = iter(range(100))
 
-    def run(documents=DOCUMENTS, *, packing=PACKINGS[0], mentions=None, **options):
+    def run(documents=DOCUMENTS, *, packing=PACKINGS[0], mentions=None, batch_chars=1 << 20, **options):
         path = tmp_path / f"store{next(numbers)}"
         mention_file = None if mentions is None else MentionFile(mentions)
         encoder = TextEncoder(tokenizer_json)
-        build_store(path, documents, encoder=encoder, packing=packing, mentions=mention_file, **options)
+        batches = encode_documents(documents, encoder, batch_chars=batch_chars)
+        build_store(path, batches, encoder=encoder, packing=packing, mentions=mention_file, **options)
         return open_store(path)
 
     return run
@@ -220,15 +222,13 @@ def test_nothing_usable_is_an_error(build, tmp_path):
 
 def test_a_failure_in_the_middle_keeps_the_store_that_was_there(build, tokenizer_json):
     store = build()
-    broken = chain(DOCUMENTS, (1 / 0 for _ in range(1)))
+    encoder = TextEncoder(tokenizer_json)
+    broken = encode_documents(chain(DOCUMENTS, (1 / 0 for _ in range(1))), encoder, batch_chars=1)
     with pytest.raises(ZeroDivisionError):
-        build_store(
-            store.path, broken, encoder=TextEncoder(tokenizer_json), packing=PACKINGS[1], overwrite=True
-        )
+        build_store(store.path, broken, encoder=encoder, packing=PACKINGS[1], overwrite=True)
     assert open_store(store.path).sha256 == store.sha256
-    build_store(
-        store.path, DOCUMENTS, encoder=TextEncoder(tokenizer_json), packing=PACKINGS[1], overwrite=True
-    )
+    whole = encode_documents(DOCUMENTS, encoder)
+    build_store(store.path, whole, encoder=encoder, packing=PACKINGS[1], overwrite=True)
     assert open_store(store.path).sha256 != store.sha256
     assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
 

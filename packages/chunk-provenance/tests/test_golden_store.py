@@ -7,6 +7,7 @@ import pytest
 from chunk_provenance import Segment, open_store
 from chunk_provenance.build import Packing, build_store
 from chunk_provenance.documents import find_sources, read_documents
+from chunk_provenance.encoding import encode_documents
 from chunk_provenance.mentions import MentionFile
 from chunk_provenance.tokenizing import load_encoder
 
@@ -24,10 +25,11 @@ def store(request, tmp_path):
     """The golden store, and one made of the same files now."""
     if request.param == "golden":
         return open_store(GOLDEN / "store")
+    encoder = load_encoder(GOLDEN / "store" / "tokenizer.json")
     build_store(
         tmp_path / "store",
-        read_documents(find_sources(str(GOLDEN / "docs.jsonl"))),
-        encoder=load_encoder(GOLDEN / "store" / "tokenizer.json"),
+        encode_documents(read_documents(find_sources(str(GOLDEN / "docs.jsonl"))), encoder),
+        encoder=encoder,
         packing=Packing("buckets", 8, 32, "drop"),
         mentions=MentionFile(GOLDEN / "mentions.parquet"),
     )

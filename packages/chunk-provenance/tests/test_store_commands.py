@@ -99,10 +99,10 @@ def test_inputs_that_are_not_there_are_named(inputs, run_cli):
     assert (
         run_build(run_cli, inputs)[2] == f"error: no mentions file at {str(inputs / 'mentions.parquet')!r}\n"
     )
-    (inputs / "t.json").unlink()
-    assert run_build(run_cli, inputs)[2].startswith(f"error: no tokenizer at {str(inputs / 't.json')!r}")
     (inputs / "docs.jsonl").unlink()
     assert run_build(run_cli, inputs)[2] == f"error: no documents at {str(inputs / 'docs.jsonl')!r}\n"
+    (inputs / "t.json").unlink()
+    assert run_build(run_cli, inputs)[2].startswith(f"error: no tokenizer at {str(inputs / 't.json')!r}")
 
 
 def test_the_tokenizer_command_is_deterministic_and_does_not_overwrite(inputs, run_cli):

@@ -1,12 +1,12 @@
 """Training chunks that remember which text they came from and at which step they were trained on."""
 
+from chunk_provenance.answers import read_answers
 from chunk_provenance.cloze import make_cloze_probes
 from chunk_provenance.exposures import Exposures, find_exposures
 from chunk_provenance.facts import (
     Evidence,
     FactChunks,
     find_fact_chunks,
-    read_answers,
     read_fact_chunks,
     read_probes,
     write_fact_chunks,
@@ -22,6 +22,7 @@ from chunk_provenance.order import (
     load_order,
     save_order,
 )
+from chunk_provenance.published import PopqaKas, open_order, read_popqa_kas
 from chunk_provenance.report import make_report, write_report
 from chunk_provenance.sections import read_section, section, write_section
 from chunk_provenance.store import ChunkStore, Segment, StoredDocument, open_store
@@ -36,6 +37,7 @@ __all__ = [
     "Exposures",
     "FactChunks",
     "FormatError",
+    "PopqaKas",
     "Segment",
     "StoredDocument",
     "Trace",
@@ -50,9 +52,11 @@ __all__ = [
     "load_order",
     "make_cloze_probes",
     "make_report",
+    "open_order",
     "open_store",
     "read_answers",
     "read_fact_chunks",
+    "read_popqa_kas",
     "read_probes",
     "read_section",
     "save_dynamics",

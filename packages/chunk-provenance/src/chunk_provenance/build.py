@@ -1,24 +1,26 @@
 """Build a chunk store: documents and mentions in, tokens that know where they come from out.
 
-Documents are read, encoded, cut and written in batches of about a million characters, so memory does not grow
-with the corpus (but for the ids seen: about 100 bytes a document). Encoding takes nearly all of the time.
+Documents come encoded, in batches of about a million characters (encoding.py), and are cut and written batch
+by batch, so memory does not grow with the corpus (but for the ids seen: about 100 bytes a document).
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from chunk_provenance.batch import Batch, FoundMentions, Segments
 from chunk_provenance.cutting import cut_documents
-from chunk_provenance.documents import Document, Rejected
+from chunk_provenance.documents import DUPLICATE, Rejected
+from chunk_provenance.encoding import EncodedBatch
 from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.mentions import MentionFile
 from chunk_provenance.packing import (
@@ -32,7 +34,6 @@ from chunk_provenance.store import DROPPED
 from chunk_provenance.store_writer import StoreWriter
 from chunk_provenance.tokenizing import TextEncoder
 
-BATCH_CHARS = 1 << 20
 NO_SPANS = merge_spans(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -66,7 +67,7 @@ class Packing:
 
 def build_store(
     path: str | Path,
-    documents: Iterable[Document | Rejected],
+    batches: Iterable[EncodedBatch],
     *,
     encoder: TextEncoder,
     packing: Packing,
@@ -75,13 +76,12 @@ def build_store(
     validation_fraction: float = 0.0,
     inputs: dict[str, Any] | None = None,
     overwrite: bool = False,
-    batch_chars: int = BATCH_CHARS,
 ) -> None:
     """Write a chunk store, and another one inside it (`validation`) where a fraction is held back for that.
 
     Args:
         path: the folder to make; it appears complete or not at all.
-        documents: from `read_documents`.
+        batches: from `encode_documents` or `read_part`; of documents with the same id the first one is kept.
         encoder: the tokenizer.
         packing: how documents are cut.
         mentions: who is mentioned where.
@@ -89,7 +89,6 @@ def build_store(
         validation_fraction: share of documents, chosen by a hash of their id, that go to `path/validation`.
         inputs: what the store is made from, for `meta.json`; see `differences`.
         overwrite: replace a chunk store at `path`.
-        batch_chars: about how many characters to hold in memory; the result does not depend on it.
 
     Raises:
         FileExistsError: `path` exists.
@@ -103,13 +102,17 @@ def build_store(
         if validation_fraction:
             inside = StoreWriter(writer.folder / "validation", with_text=with_text)
             validation = _Part(unfinished.enter_context(inside), encoder, packing, with_text)
-        for batch in _batches(training.note_rejected(documents), batch_chars):
-            held_back = {
-                d.doc_id for d in batch if validation and is_held_back(d.doc_id, validation_fraction)
-            }
-            training.add([d for d in batch if d.doc_id not in held_back], mentions)
+        seen: set[str] = set()
+        for batch in batches:
+            new = np.array([_is_new(document.doc_id, seen) for document in batch.documents], dtype=bool)
+            training.reject([*batch.rejected, *_duplicates(batch, new)])
+            held_back = np.array(
+                [bool(validation) and is_held_back(d.doc_id, validation_fraction) for d in batch.documents],
+                dtype=bool,
+            )
+            training.add(batch.select(new & ~held_back), mentions)
             if validation is not None:
-                validation.add([d for d in batch if d.doc_id in held_back], mentions)
+                validation.add(batch.select(new & held_back), mentions)
         meta: dict[str, Any] = {"inputs": inputs}
         if validation is not None:
             _check_shares(training, validation, validation_fraction)
@@ -153,17 +156,17 @@ def _short(value: Any) -> str:
     return words if len(words) <= 40 else words[:37] + "..."
 
 
-def _batches(documents: Iterable[Document], batch_chars: int) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document.text)
-        if size >= batch_chars:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _is_new(doc_id: str, seen: set[str]) -> bool:
+    """Whether an id comes for the first time."""
+    before = len(seen)
+    seen.add(doc_id)
+    return len(seen) > before
+
+
+def _duplicates(batch: EncodedBatch, new: npt.NDArray[np.bool_]) -> list[Rejected]:
+    return [
+        Rejected(batch.places[i], DUPLICATE, batch.documents[i].doc_id) for i in np.flatnonzero(~new).tolist()
+    ]
 
 
 class _Part:
@@ -178,20 +181,17 @@ class _Part:
         self.rejected: Counter[str] = Counter()
         self._open_chars = 0  # fixed packing: characters in the chunk that the next batch continues
 
-    def note_rejected(self, documents: Iterable[Document | Rejected]) -> Iterator[Document]:
-        """The usable documents; the others go to `dropped.parquet` on the way."""
-        for document in documents:
-            if isinstance(document, Document):
-                yield document
-            else:
-                self.rejected[document.reason] += 1
-                self.writer.append(dropped=rejected_row(document))
+    def reject(self, rejected: list[Rejected]) -> None:
+        """Write down what is no usable document."""
+        for document in rejected:
+            self.rejected[document.reason] += 1
+            self.writer.append(dropped=rejected_row(document))
 
-    def add(self, documents: list[Document], mentions: MentionFile | None) -> None:
-        """Encode, cut and write some documents."""
-        if not documents:
+    def add(self, encoded: EncodedBatch, mentions: MentionFile | None) -> None:
+        """Cut and write some documents."""
+        if not encoded.documents:
             return
-        batch = Batch(documents, self.encoder.encode([document.text for document in documents]))
+        batch = Batch(encoded.documents, encoded.encoded)
         found = None if mentions is None else batch.find_mentions(mentions)
         segments = (
             self._cut_fixed(batch) if self.packing.kind == "fixed" else self._cut_documents(batch, found)

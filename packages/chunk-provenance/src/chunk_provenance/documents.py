@@ -9,17 +9,17 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 from chunk_provenance.formats import FormatError, open_table
-from chunk_provenance.hashing import hash_file
+from chunk_provenance.sources import Piece, Source, find_sources
+
+__all__ = ["Document", "Rejected", "Source", "find_sources", "read_documents", "read_piece"]
 
 FIELDS = ("id", "text", "title", "source", "url")
-LINE_SUFFIXES = (".jsonl", ".ndjson", ".json")
 NUMBERED = "#"
 """Given as the name of the id's column, documents are named FILE:ROW."""
 
@@ -53,49 +53,6 @@ class Rejected:
     doc_id: str | None = None
 
 
-@dataclass(frozen=True)
-class Source:
-    """A file of documents, or one split of a Hugging Face dataset."""
-
-    name: str
-    path: Path | None
-    dataset: Any = None
-
-    def fingerprint(self) -> dict[str, Any]:
-        """What tells its content from another."""
-        if self.path is None:
-            return {"fingerprint": str(self.dataset._fingerprint)}
-        return {"bytes": self.path.stat().st_size, "sha256": hash_file(self.path)}
-
-
-def find_sources(where: str) -> list[Source]:
-    """The sources behind a path or an `hf:` name, in a fixed order.
-
-    Args:
-        where: a JSONL(.gz/.zst) or Parquet file, a folder of such files, a folder saved by `save_to_disk`, or
-            `hf:NAME[:CONFIG][:SPLIT]` (split `train` unless named).
-
-    Raises:
-        FileNotFoundError: nothing is there, or a folder without such files.
-        ValueError: a file of an unknown kind.
-    """
-    if where.startswith("hf:"):
-        return [Source(where, None, _load_hub(where))]
-    path = Path(where)
-    if path.is_file():
-        if not _readable(path):
-            raise ValueError(f"{where!r} is no .parquet, .jsonl, .jsonl.gz or .jsonl.zst file")
-        return [Source(path.name, path)]
-    if not path.is_dir():
-        raise FileNotFoundError(f"no documents at {where!r}")
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        return [Source(path.name, None, _load_folder(path))]
-    files = sorted(file for file in path.rglob("*") if file.is_file() and _readable(file))
-    if not files:
-        raise FileNotFoundError(f"no .parquet, .jsonl, .jsonl.gz or .jsonl.zst files in the folder {where!r}")
-    return [Source(file.relative_to(path).as_posix(), file) for file in files]
-
-
 def read_documents(
     sources: Iterable[Source], *, columns: Mapping[str, str] | None = None
 ) -> Iterator[Document | Rejected]:
@@ -109,56 +66,63 @@ def read_documents(
     Raises:
         FormatError: a source has no column for the id or the text, or a file is damaged.
     """
-    names = {field: field for field in FIELDS} | dict(columns or {})
     seen: set[str] = set()
     for source in sources:
-        for place, document in _read_source(source, names):
+        for number, document in read_piece(Piece(source), columns or {}):
             if isinstance(document, Rejected):
-                yield document
+                yield replace(document, place=name_place(source, number))
             elif document.doc_id in seen:
-                yield Rejected(place, DUPLICATE, document.doc_id)
+                yield Rejected(name_place(source, number), DUPLICATE, document.doc_id)
             else:
                 seen.add(document.doc_id)
                 yield document
 
 
-def _readable(path: Path) -> bool:
-    name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
-    return name.endswith(LINE_SUFFIXES) or path.suffix == ".parquet"
+def read_piece(piece: Piece, columns: Mapping[str, str]) -> Iterator[tuple[int, Document | Rejected]]:
+    """The documents of a piece with the row or line each stands in; `Rejected` has no place yet.
 
-
-def _read_source(source: Source, names: dict[str, str]) -> Iterator[tuple[str, Document | Rejected]]:
+    Lines count from 0 at the piece's start, rows from 0 at the source's.
+    """
+    names = {field: field for field in FIELDS} | dict(columns)
+    source = piece.source
     if source.path is None:
-        rows = _read_dataset(source, names)
-    elif source.path.suffix == ".parquet":
-        rows = _read_parquet(source.path, source.name, names)
+        rows = _read_dataset(piece, names)
+    elif source.is_parquet:
+        rows = _read_parquet(piece, names)
     else:
-        rows = _read_lines(source.path, source.name, names)
-    for number, (place, row) in enumerate(rows):
+        rows = _read_lines(piece, names)
+    for count, (number, row) in enumerate(rows):
         if isinstance(row, str):
-            yield place, Rejected(place, row)
+            yield number, Rejected("", row)
             continue
         if names["id"] == NUMBERED:
-            row["id"] = f"{source.name}:{number}"
-        yield place, _check(row, place, source.name)
+            row["id"] = f"{source.name}:{piece.first_row + count}"
+        yield number, _check(row, source.name)
 
 
-def _check(row: dict[str, Any], place: str, source_name: str) -> Document | Rejected:
+def name_place(source: Source, number: int) -> str:
+    """Where a document stands, for people: lines count from 1, rows from 0."""
+    if source.path is None or source.is_parquet:
+        return f"{source.name} row {number}"
+    return f"{source.name} line {number + 1}"
+
+
+def _check(row: dict[str, Any], source_name: str) -> Document | Rejected:
     """A document from its fields, or why it is none."""
     doc_id, text = row.get("id"), row.get("text")
     if doc_id is None or isinstance(doc_id, list | dict) or doc_id == "":
-        return Rejected(place, NO_ID)
+        return Rejected("", NO_ID)
     doc_id = str(doc_id)
     if not _encodable(doc_id):
-        return Rejected(place, SURROGATE)
+        return Rejected("", SURROGATE)
     if not isinstance(text, str):
-        return Rejected(place, NO_TEXT, doc_id)
+        return Rejected("", NO_TEXT, doc_id)
     if not text:
-        return Rejected(place, EMPTY, doc_id)
+        return Rejected("", EMPTY, doc_id)
     if not _encodable(text):
-        return Rejected(place, SURROGATE, doc_id)
+        return Rejected("", SURROGATE, doc_id)
     if "\0" in text:
-        return Rejected(place, NUL, doc_id)
+        return Rejected("", NUL, doc_id)
     rest = {field: _words(row.get(field)) for field in ("title", "source", "url")}
     return Document(doc_id, text, **(rest | {"source": rest["source"] or source_name}))
 
@@ -176,35 +140,55 @@ def _words(value: Any) -> str | None:
     return None if value is None else str(value).encode("utf-8", "replace").decode("utf-8")
 
 
-Rows = Iterator[tuple[str, dict[str, Any] | str]]
-"""(place, fields of the row or the reason for which it is refused)"""
+Rows = Iterator[tuple[int, dict[str, Any] | str]]
+"""(number, fields of the row or the reason for which it is refused)"""
 
 
-def _read_lines(path: Path, name: str, names: dict[str, str]) -> Rows:
+def _read_lines(piece: Piece, names: dict[str, str]) -> Rows:
     found_columns = False
-    for number, line in enumerate(_lines(path), start=1):
-        if number == 1:
+    for number, line in enumerate(_lines(piece)):
+        if number == 0 and piece.start == 0:
             line = line.removeprefix(b"\xef\xbb\xbf")  # byte order mark
         if not line.strip():
             continue
-        place = f"{name} line {number}"
         row = _parse(line)
         if isinstance(row, dict):
             if not found_columns:
-                _check_columns(name, names, list(row))
+                _check_columns(piece.source.name, names, list(row))
                 found_columns = True
             row = {field: row.get(column) for field, column in names.items()}
-        yield place, row
+        yield number, row
 
 
-def _lines(path: Path) -> Iterator[bytes]:
-    try:
-        with closing(pa.input_stream(str(path), compression="detect")) as stream:
-            yield from io.BufferedReader(stream, buffer_size=1 << 20)
-    except (OSError, EOFError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise FormatError(f"{str(path)!r} is damaged or cut off: {error}") from error
+def _lines(piece: Piece) -> Iterator[bytes]:
+    """The lines that begin in the piece."""
+    with piece.source.open() as file:
+        codec = piece.source.compression
+        if codec is None:
+            yield from _lines_between(file, piece.start, piece.stop)
+            return
+        try:
+            with closing(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), codec)) as stream:
+                yield from io.BufferedReader(stream, buffer_size=1 << 20)
+        except (OSError, EOFError) as error:
+            raise FormatError(f"{piece.source.path!r} is damaged or cut off: {error}") from error
+
+
+def _lines_between(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    if start:
+        file.seek(start - 1)
+        file.readline()  # the line that began before
+    at = file.tell()
+    for line in file:
+        if stop is not None and at >= stop:
+            return
+        at += len(line)
+        yield line
+
+
+def count_lines(piece: Piece) -> int:
+    """How many lines begin in a piece of a plain JSONL file."""
+    return sum(1 for _ in _lines(piece))
 
 
 def _parse(line: bytes) -> dict[str, Any] | str:
@@ -217,15 +201,17 @@ def _parse(line: bytes) -> dict[str, Any] | str:
     return row if isinstance(row, dict) else BAD_JSON
 
 
-def _read_parquet(path: Path, name: str, names: dict[str, str]) -> Rows:
-    with open_table(path, "documents", []) as file:
+def _read_parquet(piece: Piece, names: dict[str, str]) -> Rows:
+    name = piece.source.name
+    with piece.source.open() as binary, open_table(name, "documents", [], file=binary) as file:
         found = file.schema_arrow.names
         _check_columns(name, names, found)
         wanted = {field: column for field, column in names.items() if column in found}
-        number = 0
-        for batch in file.iter_batches(batch_size=1000, columns=sorted(set(wanted.values()))):
+        groups = list(range(file.num_row_groups))[piece.start : piece.stop]
+        number = piece.first_row
+        for batch in file.iter_batches(1000, row_groups=groups, columns=sorted(set(wanted.values()))):
             for row in _rows(batch, wanted):
-                yield f"{name} row {number}", row
+                yield number, row
                 number += 1
 
 
@@ -246,10 +232,12 @@ def _row(row: pa.RecordBatch, wanted: dict[str, str]) -> dict[str, Any] | str:
         return NOT_UTF8
 
 
-def _read_dataset(source: Source, names: dict[str, str]) -> Rows:
-    _check_columns(source.name, names, source.dataset.column_names)
-    for number, row in enumerate(source.dataset):
-        yield f"{source.name} row {number}", {field: row.get(column) for field, column in names.items()}
+def _read_dataset(piece: Piece, names: dict[str, str]) -> Rows:
+    dataset = piece.source.dataset
+    _check_columns(piece.source.name, names, dataset.column_names)
+    stop = len(dataset) if piece.stop is None else piece.stop
+    for number, row in enumerate(dataset.select(range(piece.start, stop)), start=piece.start):
+        yield number, {field: row.get(column) for field, column in names.items()}
 
 
 def _check_columns(name: str, names: dict[str, str], found: list[str]) -> None:
@@ -263,30 +251,3 @@ def _check_columns(name: str, names: dict[str, str], found: list[str]) -> None:
                 f"{name!r} has no column {column!r} for the {field}, its columns are {found}: "
                 f"give --column {field}=NAME{way}"
             )
-
-
-def _load_hub(where: str) -> Any:
-    load_dataset = _datasets().load_dataset
-    name, *rest = where.removeprefix("hf:").split(":")
-    config, split = (rest[0] if len(rest) > 1 else None), (rest[-1] if rest else "train")
-    return load_dataset(name, config, split=split)
-
-
-def _load_folder(path: Path) -> Any:
-    dataset = _datasets().load_from_disk(str(path))
-    if hasattr(dataset, "column_names") and isinstance(dataset.column_names, dict):
-        splits = list(dataset)
-        if len(splits) > 1:
-            raise ValueError(f"{str(path)!r} holds the splits {splits}: give the folder of one of them")
-        return dataset[splits[0]]
-    return dataset
-
-
-def _datasets() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise ValueError(
-            "reading Hugging Face datasets needs the extra: pip install 'chunk-provenance[datasets]'"
-        ) from error
-    return datasets

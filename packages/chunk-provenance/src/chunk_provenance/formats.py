@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,21 +43,27 @@ def read_table(path: Path, name: str, columns: list[str]) -> pa.Table:
         return file.read(columns=columns)
 
 
-def open_table(path: Path, name: str, columns: list[str]) -> pq.ParquetFile:
-    """Open a Parquet file as `read_table` does, for reading it a row group at a time."""
-    if not path.is_file():
+def open_table(
+    path: str | Path, name: str, columns: list[str], *, file: BinaryIO | None = None
+) -> pq.ParquetFile:
+    """Open a Parquet file as `read_table` does, for reading it a row group at a time.
+
+    `file` is the opened file, where `path` is only its name.
+    """
+    path = Path(path)
+    if file is None and not path.is_file():
         raise FileNotFoundError(f"no {name} file at {str(path)!r}")
     try:
-        file = pq.ParquetFile(path)
+        table = pq.ParquetFile(path if file is None else file)
     except pa.ArrowInvalid as error:
         raise FormatError(f"{str(path)!r} is no Parquet file or a damaged one: {error}") from error
-    metadata = file.schema_arrow.metadata or {}
+    metadata = table.schema_arrow.metadata or {}
     if b"format" in metadata:
         check_format(path, metadata[b"format"].decode(), metadata.get(b"version", b"").decode(), name)
-    names = file.schema_arrow.names
+    names = table.schema_arrow.names
     if missing := [column for column in columns if column not in names]:
         raise FormatError(f"{str(path)!r} lacks the {name} columns {missing}, it has {names}")
-    return file
+    return table
 
 
 def write_json(value: Any, path: Path) -> None:

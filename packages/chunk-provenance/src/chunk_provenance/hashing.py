@@ -2,12 +2,18 @@
 
 import hashlib
 from pathlib import Path
+from typing import BinaryIO
 
 
 def hash_file(path: Path) -> str:
     """The sha256 of a file, as hex digits."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hash_stream(file)
+
+
+def hash_stream(file: BinaryIO) -> str:
+    """The sha256 of what is left of an open file, as hex digits."""
+    return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]  # any readable file
 
 
 def hash_text(text: str) -> str:

@@ -172,12 +172,20 @@ class ChunkStore:
         """
         self.check_chunk(chunk_id)
         if not self.has_text:
-            ids = self.chunk_tokens(chunk_id)
-            text: str = self._tokenizer.decode(ids[ids != self.eos_id].tolist(), skip_special_tokens=False)
-            return text
+            return self.decode(chunk_id, eos=False)
         first, last = np.searchsorted(self._segment_chunks, [chunk_id, chunk_id + 1])
         rows = zip(self._segment_documents[first:last], self._segment_chars[first:last], strict=True)
         return "".join((self._documents.text(int(row)) or "")[start:end] for row, (start, end) in rows)
+
+    def decode(self, chunk_id: int, *, eos: bool = True) -> str:
+        """The tokens of a chunk as the store's tokenizer decodes them (needs the extra `tokenize`).
+
+        With `eos`, the end tokens of documents are written out, too.
+        """
+        ids = self.chunk_tokens(chunk_id)
+        kept = ids if eos else ids[ids != self.eos_id]
+        text: str = self._tokenizer.decode(kept.tolist(), skip_special_tokens=False)
+        return text
 
     @property
     def has_text(self) -> bool:

@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,24 +15,18 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from chunk_provenance.build import Packing, build_store, differences
+from chunk_provenance.build import differences
 from chunk_provenance.documents import Document, Rejected, find_sources, read_documents
-from chunk_provenance.formats import FormatError
-from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.lment.curriculum import Curriculum
 from chunk_provenance.lment.from_store import order_store, retained_table, warnings_of
-from chunk_provenance.mentions import MentionFile
 from chunk_provenance.order import (
     DataOrder,
-    check_buckets,
     compute_order,
     load_order,
     save_order,
 )
-from chunk_provenance.retention import count_retention, retention_section, retention_tables
-from chunk_provenance.sections import command_line, write_section
-from chunk_provenance.store import ChunkStore, open_store
-from chunk_provenance.tokenizing import load_encoder, train_tokenizer
+from chunk_provenance.store import open_store
+from chunk_provenance.tokenizing import train_tokenizer
 from chunk_provenance.verify import verify_log
 
 SECONDS_BETWEEN_LINES = 30
@@ -55,72 +49,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-class PackingKind(StrEnum):
-    """Values of --packing."""
-
-    buckets = "buckets"
-    fixed = "fixed"
-    lment = "lment"
-
-
-class EndTokens(StrEnum):
-    """Values of --eos."""
-
-    end = "end"
-    last = "last"
-
-
 class CurriculumKind(StrEnum):
     """Values of --curriculum."""
 
     grow_p2 = "grow_p2"
     grow_linear = "grow_linear"
     natural = "natural"
-
-
-class Tails(StrEnum):
-    """Values of --tails."""
-
-    keep = "keep"
-    drop = "drop"
-
-
-PackingOption = Annotated[
-    PackingKind,
-    typer.Option(
-        help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each; lment: "
-        "powers of two as LMEnt cuts them (its limits: 64 and 2048), which drops ends of documents."
-    ),
-]
-TailsOption = Annotated[
-    Tails,
-    typer.Option(
-        help="What to do with ends of documents shorter than --min-length (--packing lment drops them)."
-    ),
-]
-EosOption = Annotated[
-    EndTokens,
-    typer.Option(
-        help="Which chunk gets a document's end token. end: the one that holds the document's end, none if "
-        "that is dropped; last: the document's last chunk, for its last token where the end is dropped."
-    ),
-]
-BatchTokensToCheck = Annotated[
-    int | None,
-    typer.Option(help="Also check that chunks of every length can fill an update of so many tokens.", min=1),
-]
-ValidationFraction = Annotated[
-    float,
-    typer.Option(
-        help="Share of the documents, chosen by a hash of their id, for STORE/validation.", min=0, max=1
-    ),
-]
-EosToken = Annotated[
-    str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
-]
-Section = Annotated[
-    Path | None, typer.Option("--section", help="Also write the result as a report section (JSON).")
-]
 
 
 def tokenizer(
@@ -146,67 +80,6 @@ def tokenizer(
     unfinished.replace(out)
     trained = len(json.loads(content)["model"]["vocab"])
     say(f"trained a tokenizer of {trained:,} tokens: {out}")
-
-
-def build(
-    documents: Documents,
-    store: Annotated[Path, typer.Argument(help="The chunk store folder to make.")],
-    tokenizer: Annotated[Path, typer.Option(help="A tokenizer.json.")],
-    mentions: Annotated[
-        Path | None, typer.Option(help="Mentions (Parquet), projected on the chunks.")
-    ] = None,
-    packing: PackingOption = PackingKind.buckets,
-    min_length: Annotated[int, typer.Option(help="Smallest padded chunk length, in tokens.")] = 16,
-    max_length: Annotated[int, typer.Option(help="Largest chunk length, in tokens.")] = 256,
-    tails: TailsOption = Tails.keep,
-    eos: EosOption = EndTokens.end,
-    batch_tokens: BatchTokensToCheck = None,
-    validation_fraction: ValidationFraction = 0.0,
-    text: Annotated[
-        bool, typer.Option("--text/--no-text", help="Keep the documents' texts in the store.")
-    ] = True,
-    eos_token: EosToken = None,
-    column: Column = None,
-    section: Section = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-) -> None:
-    """Make a chunk store: encode documents, cut them into chunks, note where every token comes from.
-
-    Prints what became of the text. A store that is there already, of the same inputs and settings, is left as
-    it is; a different one is refused unless --overwrite is given.
-
-    Example: chunk-provenance build documents.parquet store --tokenizer t.json --mentions mentions.parquet
-    """
-    columns = parse_columns(column)
-    settings = Packing(packing.value, min_length, max_length, tails.value, eos.value)
-    settings.check()
-    sources = find_sources(documents)
-    encoder = load_encoder(tokenizer, eos_token=eos_token)
-    mention_file = None if mentions is None else MentionFile(mentions)
-    inputs = {
-        "documents": {source.name: source.fingerprint() for source in sources},
-        "mentions_sha256": None if mentions is None else hash_file(mentions),
-        "tokenizer_sha256": hash_text(encoder.content),
-        "eos_id": encoder.eos_id,
-        "packing": asdict(settings),
-        "columns": columns,
-        "text": text,
-        "validation_fraction": validation_fraction,
-    }
-    if overwrite or not is_up_to_date(store, inputs):
-        build_store(
-            store,
-            show_progress(read_documents(sources, columns=columns)),
-            encoder=encoder,
-            packing=settings,
-            mentions=mention_file,
-            with_text=text,
-            validation_fraction=validation_fraction,
-            inputs=inputs,
-            overwrite=overwrite,
-        )
-    report_build(open_store(store), batch_tokens=batch_tokens, section=section, as_json=as_json)
 
 
 def order(
@@ -293,34 +166,6 @@ def verify(
         f", {result.num_missing:,} later or unlogged ones are not in the log" if result.num_missing else ""
     )
     print(f"all {result.num_verified:,} logged updates trained on the batches of the order{missing}")
-
-
-def report_build(store: ChunkStore, *, batch_tokens: int | None, section: Path | None, as_json: bool) -> None:
-    """Print what became of the text; then refuse buckets that could never be trained."""
-    counts = count_retention(store, batch_tokens=batch_tokens)
-    if section is not None:
-        write_section(retention_section(counts, command=command_line()), section)
-    if as_json:
-        print(json.dumps(counts, indent=2))
-    else:
-        for table in retention_tables(counts):
-            show_table(table["title"], table["columns"], table["rows"])
-    if batch_tokens is not None:
-        check_buckets({row["length"]: row["chunks"] for row in counts["buckets"]}, batch_tokens=batch_tokens)
-
-
-def is_up_to_date(path: Path, inputs: dict[str, Any]) -> bool:
-    """Whether a store of these inputs is there already; one of others is refused."""
-    if not (path / "meta.json").is_file():
-        return False
-    found = open_store(path).meta.get("inputs") or {}
-    if ends := differences(found, json.loads(json.dumps(inputs))):
-        raise FormatError(
-            f"{str(path)!r} was built from other inputs ({'; '.join(ends)}): "
-            "give --overwrite to build it again, or choose another place"
-        )
-    say(f"{path} is up to date")
-    return True
 
 
 def parse_columns(options: list[str] | None) -> dict[str, str]:

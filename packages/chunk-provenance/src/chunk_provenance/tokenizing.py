@@ -69,6 +69,9 @@ class TextEncoder:
 
     def encode(self, texts: Sequence[str]) -> Encoded:
         """Encode documents; see `Encoded`."""
+        if not texts:
+            nothing = np.empty(0, dtype=np.int64)
+            return Encoded(nothing.astype(np.uint32), nothing, nothing, np.zeros(1, dtype=np.int64))
         if self._byte_lengths is None or not all(map(self._keeps_bytes, texts)):
             return self._encode_with_offsets(texts)
         encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)

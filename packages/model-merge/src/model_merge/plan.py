@@ -1,9 +1,10 @@
 """A merge with every question settled: for each output tensor its inputs and its arithmetic.
 
-Whatever a merge was written as (an expression, a mergekit file), it becomes a `MergePlan`; `stream` carries one
-out without knowing what it means.
+Whatever a merge was written as (an expression, a mergekit file), it becomes a `MergePlan`; `stream` carries
+one out without knowing what it means.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+from model_merge.dtypes import Values as Values
 
 BLOCK = 1 << 16
 """Elements per step of a statistics pass. Fixed, so that sums do not depend on chunk size or threads."""
@@ -25,7 +26,8 @@ class TensorRef:
     """Position in `MergePlan.checkpoints`."""
     name: str
     rows: npt.NDArray[np.int64] | None = None
-    """Row i of the input is row `rows[i]` of the tensor; -1 gives a row of NaN, which the arithmetic must fill."""
+    """Row i of the input is row `rows[i]` of the tensor; -1 gives a row of NaN, which the arithmetic
+    must fill."""
 
 
 class Inputs(Protocol):
@@ -36,14 +38,18 @@ class Inputs(Protocol):
         """Shape of the output tensor, which every input has."""
 
     def blocks(self) -> Iterator[tuple[int, list[Values]]]:
-        """(flat start, values of every input there), `BLOCK` elements at a time, in order."""
+        """(flat start, values of every input there), `BLOCK` elements at a time, in order.
+
+        The arrays are the reader's: the next block overwrites them.
+        """
 
 
 Kernel = Callable[[int, list[Values]], Values]
 """(flat start, values of every input there) -> values of the output there, before the one rounding.
 
-Every output value depends on the input values at its own position (and on what `prepare` found out), so that any
-cutting of the tensor into chunks gives the same bits.
+Every output value depends on the input values at its own position (and on what `prepare` found out), so that
+any cutting of the tensor into chunks gives the same bits. The kernel may overwrite the values it is given and
+return one of those arrays: that keeps the linear merges free of allocations.
 """
 
 
@@ -61,6 +67,11 @@ class TensorPlan:
     """Reads what statistics it needs and returns the arithmetic; None copies the only input's bytes."""
     compute: Literal["F32", "F64"] = "F64"
     """The type in which the inputs reach the arithmetic."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,156 @@
+"""Element types: bytes to float32 or float64 and back, rounding once, to nearest, ties to even.
+
+A conversion that the target cannot hold is an error, never an infinity: `encode` raises OverflowError, and
+ValueError for NaN and infinities in the values themselves. Reading keeps them, so that they can be reported.
+"""
+
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Compute = Literal["F32", "F64"]
+Values = npt.NDArray[np.float32] | npt.NDArray[np.float64]
+Bytes = npt.NDArray[np.uint8]
+
+FLOATS = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
+"""Types that can be merged, those of most precision first. Others are copied where all inputs agree."""
+
+_NATIVE: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+_ML_DTYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+COMPUTE: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
+
+
+def itemsize(dtype: str) -> int:
+    """Bytes per element of a type that can be merged."""
+    return {"F64": 8, "F32": 4, "BF16": 2, "F16": 2}.get(dtype, 1)
+
+
+def decode(raw: Bytes, dtype: str, compute: Compute = "F32") -> Values:
+    """The values of the bytes, exactly.
+
+    >>> decode(np.array([0x80, 0x3F, 0xC0, 0xBF], dtype=np.uint8), "BF16")
+    array([ 1. , -1.5], dtype=float32)
+    """
+    values = np.empty(len(raw) // itemsize(dtype), dtype=COMPUTE[compute])
+    decode_into(raw, dtype, values)
+    return values
+
+
+def decode_into(raw: Bytes, dtype: str, values: Values) -> None:
+    """Write the values of the bytes into `values`; a float64 tensor may be rounded to float32."""
+    if dtype == "BF16" and values.dtype == np.float32:
+        bits = values.view(np.uint32)
+        np.copyto(bits, raw.view("<u2"))
+        np.left_shift(bits, np.uint32(16), out=bits)
+    elif dtype == "BF16":
+        np.copyto(values, decode(raw, dtype))
+    elif dtype in _NATIVE:
+        np.copyto(values, raw.view(_NATIVE[dtype]), casting="same_kind")
+    else:
+        np.copyto(values, _table(dtype)[raw])
+
+
+@cache
+def _table(dtype: str) -> npt.NDArray[np.float32]:
+    """The 256 values of an 8-bit type."""
+    table: npt.NDArray[np.float32] = (
+        np.arange(256, dtype=np.uint8).view(_eight_bits(dtype)).astype(np.float32)
+    )
+    return table
+
+
+def _eight_bits(dtype: str) -> np.dtype[Any]:
+    import ml_dtypes  # here: only checkpoints of 8-bit floats need it
+
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
+    return found
+
+
+def encode(values: Values, dtype: str) -> Bytes:
+    """The bytes of the values, each rounded once. `values` may be overwritten.
+
+    >>> encode(np.array([1.0, -1.5], dtype=np.float32), "BF16").tolist()
+    [128, 63, 192, 191]
+
+    Raises:
+        ValueError: a value is NaN or infinite.
+        OverflowError: a value is beyond the largest of the type.
+    """
+    raw = np.empty(len(values) * itemsize(dtype), dtype=np.uint8)
+    encode_into(values, dtype, raw)
+    return raw
+
+
+def encode_into(
+    values: Values, dtype: str, raw: Bytes, scratch: npt.NDArray[np.uint32] | None = None
+) -> None:
+    """Write the bytes of the values into `raw`; `values` may be overwritten, `scratch` saves memory."""
+    if not np.isfinite(values).all():
+        raise ValueError("NaN or infinite")
+    with np.errstate(over="ignore"):
+        finite = _encode_finite(values, dtype, raw, scratch)
+    if not finite:
+        largest = float(np.abs(values).max()) if dtype != "BF16" else "a value"
+        raise OverflowError(f"{largest} is beyond the largest {dtype}")
+
+
+def _encode_finite(values: Values, dtype: str, raw: Bytes, scratch: npt.NDArray[np.uint32] | None) -> bool:
+    """Write the bytes; false where a value became infinite."""
+    if dtype == "BF16":
+        return _encode_bf16(values, raw.view("<u2"), scratch)
+    if dtype in _NATIVE:
+        native = raw.view(_NATIVE[dtype])
+        np.copyto(native, values, casting="same_kind")
+        return values.dtype.itemsize <= native.itemsize or bool(np.isfinite(native).all())
+    rounded = _round_to_odd(values).astype(_eight_bits(dtype))
+    raw[:] = rounded.view(np.uint8)
+    return bool(np.isfinite(_table(dtype)[raw]).all())
+
+
+def _encode_bf16(values: Values, raw: npt.NDArray[np.uint16], scratch: npt.NDArray[np.uint32] | None) -> bool:
+    """Round by integers: add half less one, plus the last kept bit, and cut. Ties go to even."""
+    bits = (values if values.dtype == np.float32 else _narrow(values)).view(np.uint32)
+    last = np.right_shift(bits, np.uint32(16), out=None if scratch is None else scratch[: len(bits)])
+    last &= np.uint32(1)
+    bits += np.uint32(0x7FFF)
+    bits += last
+    bits >>= np.uint32(16)
+    np.copyto(raw, bits, casting="same_kind")
+    bits &= np.uint32(0x7FFF)
+    return bool(bits.max(initial=0) < 0x7F80)
+
+
+def _narrow(values: Values) -> npt.NDArray[np.float32]:
+    """float32 values that round to BF16 as the float64 values do.
+
+    Rounding twice goes wrong only where the first rounding lands on a tie of the second one.
+    """
+    narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32)
+    ties = np.flatnonzero((bits & np.uint32(0xFFFF)) == 0x8000)
+    if len(ties):
+        exact, rounded = np.abs(values[ties]), np.abs(narrow[ties].astype(np.float64))
+        bits[ties] += (exact > rounded).astype(np.uint32)
+        bits[ties] -= (exact < rounded).astype(np.uint32)
+    return narrow
+
+
+def _round_to_odd(values: Values) -> npt.NDArray[np.float32]:
+    """float32 values that round to any narrower type as the values do: an inexact one is made odd."""
+    if values.dtype == np.float32:
+        return values.view(np.float32)
+    narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32)
+    exact, rounded = np.abs(values), np.abs(narrow.astype(np.float64))
+    bits -= (rounded > exact).astype(np.uint32)
+    bits |= (rounded != exact).astype(np.uint32)
+    return narrow
+
+
+def round_to_bf16(values: Values) -> None:
+    """Round finite float32 values to BF16 where they stand."""
+    bits = values.view(np.uint32)
+    bits += np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    bits &= np.uint32(0xFFFF0000)
