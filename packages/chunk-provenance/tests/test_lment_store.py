@@ -15,6 +15,7 @@ import pytest
 from chunk_provenance import load_order, open_store, write_store
 from chunk_provenance.build import Packing, build_store
 from chunk_provenance.documents import Document
+from chunk_provenance.encoding import encode_documents
 from chunk_provenance.lment import Curriculum, chunk_documents
 from chunk_provenance.lment.from_store import order_store
 from chunk_provenance.mentions import MentionFile
@@ -38,12 +39,11 @@ def build(tmp_path, tokenizer_json, make_mentions):
     mentions = make_mentions(DOCUMENTS, NAMES)
     numbers = iter(range(100))
 
-    def run(packing, **options):
+    def run(packing, *, batch_chars=1 << 20):
         path = tmp_path / f"store{next(numbers)}"
         encoder = TextEncoder(tokenizer_json)
-        build_store(
-            path, DOCUMENTS, encoder=encoder, packing=packing, mentions=MentionFile(mentions), **options
-        )
+        batches = encode_documents(DOCUMENTS, encoder, batch_chars=batch_chars)
+        build_store(path, batches, encoder=encoder, packing=packing, mentions=MentionFile(mentions))
         return open_store(path)
 
     return run
