@@ -12,6 +12,7 @@ from chunk_provenance import (
     intervention_commands,
     learning_commands,
     order_commands,
+    published_commands,
     show_command,
     store_commands,
 )
@@ -32,6 +33,7 @@ app.command()(intervention_commands.hold_out)
 app.command()(intervention_commands.reschedule)
 app.command()(intervention_commands.swap)
 app.command()(intervention_commands.diff)
+app.add_typer(published_commands.app)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)
