@@ -188,7 +188,7 @@ def test_integers_that_agree_are_copied_and_others_are_named(merge, write_checkp
         plan_linear(average([one, other]))
     assert caught.value.problems == [
         (
-            f"'{one.reference}' and '{other.reference}' differ in tensors that are no floating-point numbers and "
-            "can only be copied: ids (I64)"
+            f"'{one.reference}' and '{other.reference}' differ in tensors that are no floating-point "
+            "numbers and can only be copied: ids (I64)"
         )
     ]

@@ -6,7 +6,13 @@ from typing import Annotated
 
 import typer
 
-from model_merge import ablate_commands, look_commands, merge_commands
+from model_merge import (
+    ablate_commands,
+    convert_commands,
+    look_commands,
+    merge_commands,
+    mixture_commands,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(merge_commands.average)
@@ -14,11 +20,14 @@ app.command()(merge_commands.macro)
 app.command()(merge_commands.leave_one_out)
 app.command()(merge_commands.ema)
 app.command()(merge_commands.lawa)
+app.command()(merge_commands.run)
 app.command()(look_commands.inspect)
 app.command()(look_commands.diff)
 app.command()(look_commands.check)
 app.command()(look_commands.verify)
 app.add_typer(ablate_commands.app, name="ablate")
+app.command()(mixture_commands.perplexity)
+app.command()(convert_commands.convert)
 
 
 def print_version(wanted: bool | None) -> None:

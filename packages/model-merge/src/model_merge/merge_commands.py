@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -267,6 +267,41 @@ def lawa(
     )
 
 
+def run(
+    file: Annotated[Path, typer.Argument(help="A mergekit file (YAML).")],
+    out: Annotated[Path, typer.Argument(help="The folder to write.")],
+    root: Annotated[Path, typer.Option(help="Where the file's relative paths begin.")] = Path("."),
+    seed: Annotated[
+        int | None, typer.Option(help="For methods that draw at random, instead of the file's.")
+    ] = None,
+    compat: Compat = None,
+    threads: Threads = 2,
+    max_shard_size: ShardSize = None,
+    sha256: Sha256 = False,
+    overwrite: Overwrite = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry out a mergekit file: its methods, slices, parameters and tokenizer. Unknown keys are refused.
+
+    Example: model-merge run ties.yaml merged
+    """
+    from model_merge.mergekit import plan_from_yaml
+
+    if not file.is_file():
+        raise FileNotFoundError(f"no merge file {str(file)!r}")
+    carry_out(
+        plan_from_yaml(file, root, seed=seed, compat=_compat(compat)),
+        out,
+        threads=threads,
+        max_shard_size=max_shard_size,
+        sha256=sha256,
+        overwrite=overwrite,
+        dry_run=dry_run,
+        as_json=as_json,
+    )
+
+
 def _plan(
     expression: "Expression", dtype: Dtype | None, compat: CompatOption | None, untie: bool, donor: str | None
 ) -> "MergePlan":
@@ -275,10 +310,16 @@ def _plan(
     return plan_linear(
         expression,
         dtype=TORCH_NAMES[dtype] if dtype else None,
-        compat=None if compat is None else ("ez" if compat is CompatOption.ez else "mergekit"),
+        compat=_compat(compat),
         untie=untie,
         donor=donor,
     )
+
+
+def _compat(option: CompatOption | None) -> Literal["mergekit", "ez"] | None:
+    if option is None:
+        return None
+    return "ez" if option is CompatOption.ez else "mergekit"
 
 
 def carry_out(

@@ -1,5 +1,6 @@
 """Compute a merge again and compare it with what was written."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,22 +12,36 @@ from model_merge.digests import checksum_file
 from model_merge.expression import from_json
 from model_merge.linear import plan_linear
 from model_merge.merge_json import read_merge_json
+from model_merge.mergekit import plan_from_yaml
 from model_merge.plan import MergePlan
 from model_merge.stream import CHUNK, Chunk, Computer, cut
 
 
 def plan_again(content: dict[str, Any]) -> MergePlan:
     """The plan that a merge.json describes, from its inputs as they are now."""
-    expression = content["expression"]
-    if "expression" not in expression:
-        raise ValueError("this merge came from a merge file: give it with --file to verify it")
+    expression, inputs = content["expression"], content["inputs"]
+    if expression.get("operation") == "mergekit":
+        references = [one["reference"] for one in inputs]
+        text = json.dumps(_with_references(expression["file"], references))  # JSON is YAML
+        return plan_from_yaml(text, seed=expression["seed"], compat=expression["compat"])
     return plan_linear(
         from_json(expression["expression"]),
         dtype=expression["dtype"],
         compat=expression["compat"],
         untie=expression["untie"],
-        donor=content["inputs"][content["donor"]]["reference"],
+        donor=inputs[content["donor"]]["reference"],
     )
+
+
+def _with_references(value: Any, references: list[str]) -> Any:
+    """A canonical merge file with the models' references for their positions."""
+    if isinstance(value, list):
+        return [_with_references(item, references) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if value.keys() == {"model"} and isinstance(value["model"], int):
+        return {"path": references[value["model"]]}
+    return {key: _with_references(item, references) for key, item in value.items()}
 
 
 def find_differences(
