@@ -276,8 +276,10 @@ BAD = {
         r"models\[0\].parameters.normalize: ties takes it for the whole merge",
     ),
     "both": (
-        "{merge_method: karcher, models: [{model: a}], "
-        "slices: [{sources: [{model: b, layer_range: [0, 1]}]}]}",
+        (
+            "{merge_method: karcher, models: [{model: a}], "
+            "slices: [{sources: [{model: b, layer_range: [0, 1]}]}]}"
+        ),
         "exactly one of models, slices and modules, found models and slices",
     ),
     "none": ("{merge_method: linear}", "exactly one of models, slices and modules, found none"),
@@ -296,8 +298,10 @@ BAD = {
     ),
     "no weight": ("{merge_method: linear, models: [{model: a}]}", "linear needs the parameter 'weight'"),
     "zero weights": (
-        "{merge_method: linear, parameters: {weight: -1}, models: [{model: a, parameters: {weight: 1}}, "
-        "{model: b}]}",
+        (
+            "{merge_method: linear, parameters: {weight: -1}, models: [{model: a, parameters: {weight: 1}}, "
+            "{model: b}]}"
+        ),
         "sum to zero",
     ),
     "lora": ("{merge_method: karcher, models: [{model: x/y+z/lora}]}", "LoRA adapters .* are not supported"),
@@ -324,8 +328,10 @@ BAD = {
         r"slices\[0\]: layer_range \[2, 2\] holds no layer",
     ),
     "lengths": (
-        "{merge_method: karcher, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
-        "{model: b, layer_range: [0, 1]}]}]}",
+        (
+            "{merge_method: karcher, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
+            "{model: b, layer_range: [0, 1]}]}]}"
+        ),
         r"the sources have \[1, 2\] layers, which must be the same number",
     ),
     "base in no source": (
