@@ -99,7 +99,7 @@ def measure_arrays(num_tokens: int) -> list[tuple[str, int, str, tuple[float, fl
     order = compute_order(buckets, batch_tokens=32_768, seed=0, epochs=4)
 
     def look_up() -> None:
-        vars(order).pop("_inverse", None)
+        vars(order).pop("inverse", None)
         order.steps_of(12)
 
     chunks = 100_000

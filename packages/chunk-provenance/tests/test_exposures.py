@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from chunk_provenance import DataOrder
 from chunk_provenance.csr import gather, offsets_of
 from chunk_provenance.exposures import find_exposures, updates_of_chunks
+from chunk_provenance.inversion import invert, place_chunks
 
 
 @pytest.fixture
@@ -15,14 +18,14 @@ def order():
     return make_order
 
 
-def make_order(batches, masked=None):
+def make_order(batches, masked=None, epoch_starts=(0,)):
     offsets = np.cumsum([0] + [len(batch) for batch in batches], dtype=np.int64)
     ids = np.array([chunk for batch in batches for chunk in batch], dtype=np.int64)
     table = None
     if masked is not None:
         columns = {"update": [update for update, _ in masked], "chunk_id": [chunk for _, chunk in masked]}
         table = pa.table({name: pa.array(values, pa.int64()) for name, values in columns.items()})
-    return DataOrder(offsets, ids, np.zeros(1, dtype=np.int64), {}, table)
+    return DataOrder(offsets, ids, np.array(epoch_starts, dtype=np.int64), {}, table)
 
 
 def shared_chunks(rows):
@@ -83,6 +86,18 @@ def test_the_updates_of_chunks_are_those_of_the_order(order):
     assert run.steps_of(1).tolist() == [1, 2]
 
 
+def test_chunks_repeated_within_an_epoch_fill_layers_and_what_is_rare_is_spilt(order):
+    run = order([[0, 1, 2, 3, 4], [0, 1], [0], [1]])
+    inverse = invert(run, place_chunks(np.arange(5)))
+    # The last update of every chunk; of what is left, chunk 0 in 1 and 2, chunk 1 in 1 and 2, the last again;
+    # then two of five are left, still a quarter: a third layer.
+    assert [layer.tolist() for layer in inverse.layers] == [[3, 4, 1, 1, 1], [2, 2, 0, 0, 0], [1, 1, 0, 0, 0]]
+    assert not len(inverse.spill)
+    inverse = invert(run, place_chunks(np.arange(9)))  # two of nine are not
+    assert len(inverse.layers) == 2
+    assert (inverse.spill_offsets.tolist(), inverse.spill.tolist()) == ([0, 1, 2] + [2] * 7, [1, 1])
+
+
 def slow_exposures(batches, masked, chunks, fact_ids):
     """The twin: walk over the updates, one set a batch."""
     return [
@@ -98,14 +113,22 @@ def slow_exposures(batches, masked, chunks, fact_ids):
 
 @given(st.data())
 def test_exposures_equal_the_slow_twin(data):
-    batches = data.draw(st.lists(st.lists(st.integers(-2, 6), max_size=4), max_size=6))
+    ids = data.draw(st.sampled_from([st.integers(-2, 6), st.integers(0, 2), st.integers(0, 8)]))
+    batches = data.draw(st.lists(st.lists(ids, max_size=8), max_size=6))
     masked = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=4))
     fact_ids = data.draw(st.lists(st.sampled_from("abcd"), unique=True))
     chunks = data.draw(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 8)), max_size=12))
-    seen = find_exposures(make_order(batches, masked), shared_chunks(chunks), fact_ids)
+    starts = data.draw(st.sets(st.integers(0, 6)))  # where epochs begin is no more than a hint
+    big = data.draw(st.sampled_from([1, 1 << 40]))  # ids too sparse for a table
+    run = make_order([[chunk * big for chunk in batch] for batch in batches], None, sorted(starts))
+    if masked:
+        rows = {"update": [u for u, _ in masked], "chunk_id": [chunk * big for _, chunk in masked]}
+        run = dataclasses.replace(run, masked=pa.table(rows))
+    seen = find_exposures(run, shared_chunks([(fact, chunk * big) for fact, chunk in chunks]), fact_ids)
     slow = slow_exposures(batches, set(masked), chunks, fact_ids)
     assert [seen.of_fact(fact).tolist() for fact in range(len(fact_ids))] == slow
-    steps = np.arange(len(batches) + 2)
+    assert seen.num_injected == sum(chunk < 0 for batch in batches for chunk in batch)
+    steps = np.array(data.draw(st.permutations(range(len(batches) + 2))))
     assert seen.counts(steps).tolist() == [[sum(u <= step for u in row) for step in steps] for row in slow]
     assert seen.last(steps).tolist() == [
         [max([u for u in row if u <= step], default=0) for step in steps] for row in slow

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chunk_provenance.answers import read_answers
 from chunk_provenance.facts import (
     SOURCES,
     Evidence,
     distinct_facts,
     find_fact_chunks,
-    read_answers,
     read_fact_chunks,
     read_probes,
     write_fact_chunks,

@@ -1,12 +1,12 @@
 """Training chunks that remember which text they came from and at which step they were trained on."""
 
+from chunk_provenance.answers import read_answers
 from chunk_provenance.cloze import make_cloze_probes
 from chunk_provenance.exposures import Exposures, find_exposures
 from chunk_provenance.facts import (
     Evidence,
     FactChunks,
     find_fact_chunks,
-    read_answers,
     read_fact_chunks,
     read_probes,
     write_fact_chunks,

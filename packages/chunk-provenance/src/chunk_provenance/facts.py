@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chunk_provenance.csr import gather, offsets_of
-from chunk_provenance.formats import FormatError, read_table, write_table
+from chunk_provenance.formats import FormatError, open_table, write_table
 from chunk_provenance.tables import read_user_table
 
 PROBES = pa.schema(
@@ -24,17 +24,6 @@ PROBES = pa.schema(
         *((name, pa.string()) for name in ("fact_id", "probe_id", "relation", "subject", "answer")),
         *((name, pa.string()) for name in ("subject_name", "answer_name", "prompt")),
         *((name, pa.list_(pa.string())) for name in ("answers", "distractors")),
-    ]
-)
-ANSWERS = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("fact_id", pa.string()),
-        ("probe_id", pa.string()),
-        ("rank", pa.int32()),
-        ("num_candidates", pa.int32()),
-        ("logprob_sum", pa.float64()),
-        ("logprob_mean", pa.float64()),
     ]
 )
 FACT_CHUNKS = pa.schema([("fact_id", pa.string()), ("kind", pa.string()), ("chunk_id", pa.int64())])
@@ -113,19 +102,6 @@ def distinct_facts(probes: pa.Table) -> pa.Table:
     return probes.select(["fact_id", "subject", "answer"]).take(first)
 
 
-def read_answers(path: str | Path) -> pa.Table:
-    """Read answers from Parquet, JSONL or CSV, one row per (step, probe).
-
-    `step`, `fact_id`, `probe_id` and `rank` are needed, candidates and log-probabilities are null if absent.
-    """
-    path = Path(path)
-    optional = ("num_candidates", "logprob_sum", "logprob_mean")
-    answers = read_user_table(path, "answers", ANSWERS, optional=optional)
-    if not answers.num_rows:
-        raise FormatError(f"{str(path)!r} holds no answers")
-    return answers
-
-
 def find_fact_chunks(mentions: pa.Table, probes: pa.Table, evidence: Evidence) -> pa.Table:
     """The chunks that mention the subject, the answer, and both, of every fact.
 
@@ -197,24 +173,24 @@ def write_fact_chunks(
 
 
 def read_fact_chunks(path: str | Path) -> FactChunks:
-    """Read a fact-chunks file; one that names no evidence rule is taken to follow the default one.
+    """Read fact chunks from Parquet, JSONL or CSV: `fact_id`, `kind` (absent: all shared), `chunk_id`.
+
+    A file that names no evidence rule is taken to follow the default one.
 
     Raises:
         FileNotFoundError: there is no such file.
         FormatError: it is another format, or has an unknown kind or chunk id.
     """
     path = Path(path)
-    table = read_table(path, "fact-chunks", FACT_CHUNKS.names)
-    metadata: Mapping[bytes, bytes] = table.schema.metadata or {}
-    try:
-        table = table.cast(FACT_CHUNKS)
-    except pa.ArrowInvalid as error:
-        raise FormatError(f"{str(path)!r} is no fact-chunks table: {error}") from error
+    table = read_user_table(path, "fact-chunks", FACT_CHUNKS, optional=("kind",))
+    if table["kind"].null_count == table.num_rows:
+        table = table.set_column(1, FACT_CHUNKS.field("kind"), pa.repeat("shared", table.num_rows))
     unknown = set(pc.unique(table["kind"]).to_pylist()) - set(KINDS)
     if unknown:
         raise FormatError(f"{str(path)!r} has the kinds {sorted(map(str, unknown))}, expected {list(KINDS)}")
     if table.num_rows and pc.min(table["chunk_id"]).as_py() < 0:
         raise FormatError(f"{str(path)!r} has negative chunk ids: they count from 0")
+    metadata = _read_metadata(path)
     store_sha256 = metadata.get(b"store_sha256")
     return FactChunks(
         table,
@@ -222,3 +198,11 @@ def read_fact_chunks(path: str | Path) -> FactChunks:
         metadata.get(b"source", b"unknown").decode(),
         store_sha256.decode() if store_sha256 is not None else None,
     )
+
+
+def _read_metadata(path: Path) -> Mapping[bytes, bytes]:
+    """What a Parquet file says about itself; other files say nothing."""
+    if path.suffix != ".parquet":
+        return {}
+    with open_table(path, "fact-chunks", []) as file:
+        return file.schema_arrow.metadata or {}

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from chunk_provenance.answers import read_answers
 from chunk_provenance.cloze import check_ending, make_cloze_probes, read_aliases, write_probes
 from chunk_provenance.dynamics import DEFAULT_BINS, check_join, facts_table, read_knowledge
 from chunk_provenance.dynamics_section import describe_rho, dynamics_section, summary_rows
@@ -22,7 +23,6 @@ from chunk_provenance.facts import (
     FactChunks,
     distinct_facts,
     find_fact_chunks,
-    read_answers,
     read_fact_chunks,
     read_probes,
     write_fact_chunks,

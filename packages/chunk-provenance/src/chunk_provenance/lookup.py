@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from chunk_provenance.order import DataOrder
+from chunk_provenance.order_questions import held_out_of
 from chunk_provenance.store import ChunkStore
 
 
@@ -33,6 +34,7 @@ def describe_chunk(store: ChunkStore, chunk_id: int, order: DataOrder | None = N
         "bucket": int(store.bucket[chunk_id]),
         "segments": segments,
         "steps": None if order is None else order.steps_of(chunk_id).tolist(),
+        "held_out_at": None if order is None else held_out_of(order, chunk_id).tolist(),
         "mentions": store.mentions_of(chunk_id).select(wanted).to_pylist(),
         "text": text,
     }
@@ -73,19 +75,24 @@ def describe_document(store: ChunkStore, doc_id: str, order: DataOrder | None = 
     }
 
 
-def describe_step(store: ChunkStore, step: int, order: DataOrder) -> dict[str, Any]:
-    """The chunks that the update from step `step - 1` to step `step` trained on.
+def describe_step(store: ChunkStore, step: int, order: DataOrder, *, decode: bool = False) -> dict[str, Any]:
+    """The chunks that the update from step `step - 1` to step `step` trained on, row by row.
+
+    With `decode`, every row also has `decoded`: its tokens as the store's tokenizer decodes them.
 
     Raises:
         ValueError: the order has no such update.
     """
     batch = order.batch(step)
+    held_out = set() if order.masked is None else set(_masked_in(order, step))
     chunks = [
         {
             "chunk_id": chunk_id,
             "tokens": int(store.length[chunk_id]),
             "documents": [segment.doc_id for segment in store.segments(chunk_id)],
+            "held_out": chunk_id in held_out,
             "text": store.chunk_text(chunk_id),
+            **({"decoded": store.decode(chunk_id)} if decode else {}),
         }
         for chunk_id in batch[batch >= 0].tolist()
     ]
@@ -96,3 +103,9 @@ def describe_step(store: ChunkStore, step: int, order: DataOrder) -> dict[str, A
         "injected": int(np.count_nonzero(batch < 0)),
         "chunks": chunks,
     }
+
+
+def _masked_in(order: DataOrder, update: int) -> list[int]:
+    assert order.masked is not None
+    found: list[int] = order.masked.filter(pc.equal(order.masked["update"], update))["chunk_id"].to_pylist()
+    return found

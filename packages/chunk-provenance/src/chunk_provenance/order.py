@@ -10,12 +10,13 @@ import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from chunk_provenance.csr import gather
 from chunk_provenance.formats import (
     FormatError,
     begin_folder,
@@ -25,8 +26,13 @@ from chunk_provenance.formats import (
     write_json,
     write_table,
 )
+from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.reverse_index import Inverse, invert
 
 Ids = npt.NDArray[np.int64]
+
+MASKED = pa.schema([("update", pa.int64()), ("chunk_id", pa.int64())])
+PLAN = pa.schema([("update", pa.int64()), ("chunk_id", pa.int64()), ("new_chunk_id", pa.int64())])
 
 
 @dataclass(frozen=True)
@@ -41,38 +47,92 @@ class DataOrder:
     masked: pa.Table | None = None
     """Held-out chunks: columns `update`, `chunk_id`; their targets are ignored in that update."""
 
+    plan: pa.Table | None = None
+    """Of a derived order: its changed slots, `update`, `chunk_id`, `new_chunk_id` (null: held out)."""
+
     @property
     def num_updates(self) -> int:
         """The number of optimiser updates the order holds."""
         return len(self.offsets) - 1
 
     def batch(self, update: int) -> Ids:
-        """The chunk ids of one update (1-based)."""
+        """The chunk ids of one update (1-based), held-out ones included."""
         if not 1 <= update <= self.num_updates:
             raise ValueError(f"no update {update}: the order has updates 1 to {self.num_updates}")
         return self.ids[self.offsets[update - 1] : self.offsets[update]]
 
     def seen_by(self, step: int) -> Ids:
         """All chunk ids, repeats included, that the checkpoint of `step` was trained on."""
+        self.check_step(step)
+        end = self.offsets[step]
+        return self.ids[:end] if self.trained is None else self.ids[:end][self.trained[:end]]
+
+    def check_step(self, step: int) -> None:
+        """Raise ValueError for a checkpoint that the order does not reach."""
         if not 0 <= step <= self.num_updates:
             raise ValueError(f"no step {step}: the order has steps 0 to {self.num_updates}")
-        return self.ids[: self.offsets[step]]
 
     def epoch_of(self, update: int) -> int:
         """The epoch (1-based) that an update belongs to."""
         return int(np.searchsorted(self.epoch_starts, update - 1, side="right"))
 
     def steps_of(self, chunk_id: int) -> Ids:
-        """The updates (1-based, ascending) that train on a chunk; empty for one never seen."""
-        bits = self.num_updates.bit_length()
-        first, last = np.searchsorted(self._inverse, [chunk_id << bits, (chunk_id + 1) << bits])
-        return self._inverse[first:last] & ((1 << bits) - 1)
+        """The updates (1-based, ascending) that train on a chunk; empty for one never seen.
+
+        Updates from which it is held out (`masked`) are not among them.
+        """
+        return self.steps_of_many(np.array([chunk_id]))[1]
+
+    def steps_of_many(self, chunk_ids: Ids) -> tuple[Ids, Ids]:
+        """The updates that train on each of many chunks, in millions a second.
+
+        Returns:
+            `offsets` (chunks + 1,) and the updates: those of chunk `i` are
+            `updates[offsets[i] : offsets[i + 1]]`, 1-based, ascending. A chunk that is never seen has none.
+
+        >>> order = DataOrder(np.array([0, 2, 4]), np.array([5, 0, 5, 1]), np.array([0]))
+        >>> offsets, updates = order.steps_of_many(np.array([5, 7, 1]))
+        >>> offsets.tolist(), updates.tolist()
+        ([0, 2, 2, 3], [1, 2, 2])
+        """
+        return self.inverse.look_up(np.asarray(chunk_ids, dtype=np.int64))
 
     @cached_property
-    def _inverse(self) -> Ids:
-        """Ids in the upper, updates in the lower bits, ascending: one sort of plain numbers."""
-        updates = np.repeat(np.arange(1, self.num_updates + 1), np.diff(self.offsets))
-        return np.sort((self.ids << self.num_updates.bit_length()) | updates)
+    def inverse(self) -> Inverse:
+        """From chunk to updates, made once: 4 bytes an exposure, 8 bytes a chunk."""
+        if self.trained is None:
+            return invert(self.ids, self.offsets, block_starts=self.epoch_starts)
+        kept = np.concatenate([[0], np.cumsum(self.trained)])[self.offsets]
+        return invert(self.ids[self.trained], kept, block_starts=self.epoch_starts)
+
+    @cached_property
+    def trained(self) -> npt.NDArray[np.bool_] | None:
+        """False where an id is held out of its update, (total,); None where nothing is."""
+        if self.masked is None or not self.masked.num_rows:
+            return None
+        updates, chunks = (self.masked[name].to_numpy() for name in ("update", "chunk_id"))
+        trained = np.ones(len(self.ids), dtype=bool)
+        some = np.unique(updates[(updates >= 1) & (updates <= self.num_updates)])
+        row, position = gather(self.offsets, some - 1)
+        held_out = pairs_in(some[row], self.ids[position], updates, chunks)
+        trained[position[held_out]] = False
+        return trained
+
+
+def pairs_in(updates: Ids, chunk_ids: Ids, of_updates: Ids, of_chunk_ids: Ids) -> npt.NDArray[np.bool_]:
+    """Which of the pairs (update, chunk) are among other such pairs.
+
+    >>> pairs_in(np.array([1, 1, 2]), np.array([7, 8, 8]), np.array([2, 1]), np.array([8, 7])).tolist()
+    [True, False, True]
+    """
+    chunks = np.unique(of_chunk_ids)
+    if not len(chunks):
+        return np.zeros(len(updates), dtype=bool)
+    place = np.minimum(np.searchsorted(chunks, chunk_ids), len(chunks) - 1)
+    wanted = np.searchsorted(chunks, of_chunk_ids) + of_updates * len(chunks)
+    found: npt.NDArray[np.bool_] = np.isin(updates * len(chunks) + place, wanted)
+    found &= chunks[place] == chunk_ids
+    return found
 
 
 def batch_digest(chunk_ids: Ids) -> str:
@@ -106,29 +166,59 @@ def compute_order(
     """
     if (epochs is None) == (updates is None):
         raise ValueError("give either epochs or updates")
+    if not len(buckets):
+        raise ValueError("the chunk store holds no chunk: there is nothing to put into an order")
     members = {int(size): np.flatnonzero(buckets == size).astype(np.int64) for size in np.unique(buckets)}
     check_buckets({size: len(ids) for size, ids in members.items()}, batch_tokens=batch_tokens)
-    batches: list[Ids] = []
+    parts: list[Ids] = []
+    lengths: list[Ids] = []
     epoch_starts: list[int] = []
+    done = 0
     leftover = {size: np.empty(0, dtype=np.int64) for size in members}
-    while len(epoch_starts) < epochs if epochs is not None else len(batches) < (updates or 0):
-        epoch = len(epoch_starts)
-        epoch_starts.append(len(batches))
-        of_epoch: list[Ids] = []
-        for size, ids in members.items():
-            stream = _continue_stream(leftover[size], ids, np.random.default_rng([seed, epoch, size]))
-            rows = batch_tokens // size
-            full = len(stream) // rows * rows
-            of_epoch.extend(stream[:full].reshape(-1, rows))
-            leftover[size] = stream[full:]
-        shuffled = np.random.default_rng([seed, epoch, 0]).permutation(len(of_epoch))
-        batches.extend(of_epoch[i] for i in shuffled)
-    batches = batches[:updates]
-    offsets = np.cumsum([0] + [len(batch) for batch in batches], dtype=np.int64)
-    ids = np.concatenate(batches) if batches else np.empty(0, dtype=np.int64)
+    while len(epoch_starts) < epochs if epochs is not None else done < (updates or 0):
+        epoch_starts.append(done)
+        part, counts = _one_epoch(
+            members, leftover, batch_tokens=batch_tokens, seed=seed, epoch=len(epoch_starts) - 1
+        )
+        parts.append(part)
+        lengths.append(counts)
+        done += len(counts)
+    offsets = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)[
+        : None if updates is None else updates + 1
+    ]
+    ids = np.concatenate([np.empty(0, dtype=np.int64), *parts])[: offsets[-1]]
     starts = np.array(epoch_starts, dtype=np.int64)
     asked = {"epochs": epochs} if epochs is not None else {"updates": updates}
     return DataOrder(offsets, ids, starts, {"seed": seed, "batch_tokens": batch_tokens, **asked})
+
+
+def _one_epoch(
+    members: dict[int, Ids], leftover: dict[int, Ids], *, batch_tokens: int, seed: int, epoch: int
+) -> tuple[Ids, Ids]:
+    """The ids of an epoch's updates and how many each has; `leftover` becomes that of the epoch's end."""
+    streams: dict[int, Ids] = {}
+    for size, ids in members.items():
+        rows = batch_tokens // size
+        stream = _continue_stream(leftover[size], ids, np.random.default_rng([seed, epoch, size]))
+        full = len(stream) // rows * rows
+        streams[size], leftover[size] = stream[:full], stream[full:]
+    return shuffle_updates(streams, batch_tokens=batch_tokens, rng=np.random.default_rng([seed, epoch, 0]))
+
+
+def shuffle_updates(
+    streams: dict[int, Ids], *, batch_tokens: int, rng: np.random.Generator
+) -> tuple[Ids, Ids]:
+    """Cut each bucket's ids into updates, bucket by bucket, and permute the updates of all buckets.
+
+    Returns:
+        The ids, update after update, and the number of ids of each update.
+    """
+    rows = [np.full(len(ids) * size // batch_tokens, batch_tokens // size) for size, ids in streams.items()]
+    lengths = np.concatenate([np.empty(0, dtype=np.int64), *rows])
+    shuffled = rng.permutation(len(lengths))
+    _, position = gather(np.concatenate([[0], np.cumsum(lengths)]), shuffled)
+    flat = np.concatenate([np.empty(0, dtype=np.int64), *streams.values()])
+    return flat[position], lengths[shuffled]
 
 
 def _continue_stream(leftover: Ids, ids: Ids, rng: np.random.Generator) -> Ids:
@@ -137,6 +227,8 @@ def _continue_stream(leftover: Ids, ids: Ids, rng: np.random.Generator) -> Ids:
     So no update can hold a chunk twice: a bucket has at least as many chunks as an update takes.
     """
     permuted = rng.permutation(ids)
+    if not len(leftover):
+        return permuted
     late = np.isin(permuted, leftover)
     return np.concatenate([leftover, permuted[~late], permuted[late]])
 
@@ -208,7 +300,7 @@ def check_store(order: DataOrder, store_sha256: str) -> None:
 
 
 def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write an order folder: `order.json`, `offsets.npy`, `ids.npy`, `masked.parquet` where there is one.
+    """Write an order folder: `order.json`, `offsets.npy`, `ids.npy`; `masked.parquet`, `plan.parquet` if any.
 
     The folder appears complete or not at all. Raises FileExistsError if `path` exists, unless it is a data
     order and may be overwritten.
@@ -219,13 +311,22 @@ def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -
     unfinished = begin_folder(path)
     np.save(unfinished / "offsets.npy", order.offsets, allow_pickle=False)
     np.save(unfinished / "ids.npy", order.ids, allow_pickle=False)
-    if order.masked is not None:
-        write_table(order.masked, unfinished / "masked.parquet", "masked")
-    header = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
+    for name, table, schema in (("masked", order.masked, MASKED), ("plan", order.plan, PLAN)):
+        if table is not None:
+            write_table(table.select(schema.names).cast(schema), unfinished / f"{name}.parquet", name)
+    header: dict[str, Any] = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
+    if order.plan is not None:
+        header["plan_sha256"] = hash_file(unfinished / "plan.parquet")
     write_json(
         {**order.info, **header, "epoch_starts": order.epoch_starts.tolist()}, unfinished / "order.json"
     )
     replace_folder(unfinished, path)
+
+
+def hash_order(path: str | Path) -> str:
+    """Identifies a data order: hex sha256 over the hex hashes of its files, in the order of their names."""
+    digests = [hash_file(file) for file in sorted(Path(path).iterdir()) if file.is_file()]
+    return hash_text("".join(digests))
 
 
 def load_order(path: str | Path) -> DataOrder:
@@ -233,18 +334,61 @@ def load_order(path: str | Path) -> DataOrder:
 
     Raises:
         FileNotFoundError: `path` is no order folder.
-        FormatError: it has another format or version, or its files disagree.
+        FormatError: it has another format or version, a file is cut off or of another type, or they disagree.
+            Whether the ids are right, `check_order` says: that reads all of them.
     """
     path = Path(path)
     if not (path / "order.json").is_file():
         raise FileNotFoundError(f"no data order at {str(path)!r}: 'chunk-provenance order' makes one")
-    info = json.loads((path / "order.json").read_text(encoding="utf-8"))
-    check_format(path, info.pop("format", None), info.pop("version", None), "data-order")
-    offsets = np.load(path / "offsets.npy")
-    ids = np.load(path / "ids.npy", mmap_mode="r")
+    info = _read_header(path)
+    offsets = _read_integers(path / "offsets.npy", mmap_mode=None)
+    ids = _read_integers(path / "ids.npy", mmap_mode="r")
     if len(offsets) != info.pop("num_updates") + 1 or offsets[-1] != len(ids):
         raise FormatError(f"{str(path)!r} is damaged: offsets.npy, ids.npy and order.json disagree")
     epoch_starts = np.array(info.pop("epoch_starts"), dtype=np.int64)
-    masked_file = path / "masked.parquet"
-    masked = read_table(masked_file, "masked", ["update", "chunk_id"]) if masked_file.exists() else None
-    return DataOrder(offsets, ids, epoch_starts, info, masked)
+    _check_boundaries(path, offsets, epoch_starts)
+    tables = {
+        name: read_table(path / f"{name}.parquet", name, columns)
+        if (path / f"{name}.parquet").exists()
+        else None
+        for name, columns in (("masked", MASKED.names), ("plan", PLAN.names))
+    }
+    return DataOrder(offsets, ids, epoch_starts, info, **tables)
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        info = json.loads((path / "order.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{str(path / 'order.json')!r} is no JSON: {error}") from error
+    if not isinstance(info, dict):
+        raise FormatError(f"{str(path / 'order.json')!r} holds a {type(info).__name__}, expected an object")
+    check_format(path, info.pop("format", None), info.pop("version", None), "data-order")
+    if missing := [name for name in ("num_updates", "epoch_starts") if name not in info]:
+        raise FormatError(f"{str(path / 'order.json')!r} lacks {missing}: make the order again")
+    return info
+
+
+def _read_integers(file: Path, *, mmap_mode: Literal["r"] | None) -> Ids:
+    try:
+        values = np.load(file, mmap_mode=mmap_mode, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise FormatError(f"{str(file)!r} is cut off or no .npy file of numbers: {error}") from error
+    if values.dtype != np.int64 or values.ndim != 1:
+        raise FormatError(
+            f"{str(file)!r} is {values.dtype} of shape {values.shape}, a data order has int64 in one row"
+        )
+    return np.asarray(values)
+
+
+def _check_boundaries(path: Path, offsets: Ids, epoch_starts: Ids) -> None:
+    if offsets[0] != 0 or np.any(np.diff(offsets) < 1):
+        update = 1 + int(np.argmax(np.diff(offsets) < 1))
+        raise FormatError(f"{str(path)!r} is damaged: update {update} in offsets.npy holds no chunk")
+    if len(epoch_starts) and (
+        epoch_starts[0] != 0 or np.any(np.diff(epoch_starts) < 0) or epoch_starts[-1] >= len(offsets)
+    ):
+        raise FormatError(
+            f"{str(path)!r} is damaged: the epoch_starts {epoch_starts.tolist()[:8]} do not ascend from 0 "
+            f"inside the {len(offsets) - 1} updates"
+        )

@@ -6,8 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
+from chunk_provenance.chunk_lists import read_steps
 from chunk_provenance.lookup import describe_chunk, describe_document, describe_step
-from chunk_provenance.order import check_store, load_order
+from chunk_provenance.order import check_store
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 
 
@@ -15,20 +17,27 @@ def show(
     store: Annotated[Path, typer.Argument(help="A chunk store.")],
     chunk: Annotated[int | None, typer.Option(help="Show this chunk.")] = None,
     document: Annotated[str | None, typer.Option(help="Show the chunks of this document.")] = None,
-    step: Annotated[int | None, typer.Option(help="Show what the update to this step trained on.")] = None,
+    step: Annotated[
+        str | None, typer.Option(help="Show what the update to this step trained on; 7-9: three updates.")
+    ] = None,
+    decode: Annotated[
+        bool, typer.Option("--decode", help="With --step: all of every row, as the tokenizer decodes it.")
+    ] = False,
     order: Annotated[Path | None, typer.Option(help="A data order: also say at which steps.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Look up a chunk, a document or a training step: which text, from where, trained on when.
 
     Example: chunk-provenance show store --chunk 17 --order order
+    Example: chunk-provenance show store --step 7-9 --order order --decode
     """
     if sum(wanted is not None for wanted in (chunk, document, step)) != 1:
         raise ValueError("give exactly one of --chunk, --document and --step")
     opened = open_store(store)
-    steps = None if order is None else load_order(order)
+    steps = None if order is None else open_order(order)
     if steps is not None:
         check_store(steps, opened.sha256)
+    found: Any
     if chunk is not None:
         found = describe_chunk(opened, chunk, steps)
         lines = chunk_lines(found)
@@ -38,8 +47,10 @@ def show(
     elif step is None or steps is None:
         raise ValueError("--step needs --order")
     else:
-        found = describe_step(opened, step, steps)
-        lines = step_lines(found)
+        wanted = read_steps([step], num_updates=steps.num_updates)
+        updates = [describe_step(opened, number, steps, decode=decode) for number in wanted]
+        found = updates if "-" in step else updates[0]
+        lines = [line for update in updates for line in step_lines(update)]
     print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else "\n".join(lines))
 
 
@@ -50,6 +61,8 @@ def chunk_lines(chunk: dict[str, Any]) -> list[str]:
         lines.append(f"  document {name_document(segment)}")
         lines.append(f"  characters {segment['char_start']:,} to {segment['char_end']:,}")
     lines += [f"  {describe_steps(chunk['steps'])}"] if chunk["steps"] is not None else []
+    if chunk["held_out_at"]:
+        lines.append(f"  held out of steps {', '.join(map(str, chunk['held_out_at']))}")
     lines += ["", *chunk["text"].strip("\n").split("\n")]
     if chunk["mentions"]:
         lines += ["", "mentions"]
@@ -82,8 +95,12 @@ def step_lines(step: dict[str, Any]) -> list[str]:
     if step["injected"]:
         lines.append(f"  and {step['injected']} injected texts")
     for chunk in chunks:
-        start = " ".join(chunk["text"].split())[:60]
-        lines.append(f"  chunk {chunk['chunk_id']:>7}  document {', '.join(chunk['documents'])}  {start}")
+        place = f"  chunk {chunk['chunk_id']:>7}  document {', '.join(chunk['documents'])}"
+        place += "  (held out)" if chunk["held_out"] else ""
+        if "decoded" in chunk:
+            lines += [place, *chunk["decoded"].split("\n")]
+        else:
+            lines.append(f"{place}  {' '.join(chunk['text'].split())[:60]}")
     return lines
 
 

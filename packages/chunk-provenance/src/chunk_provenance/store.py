@@ -151,8 +151,9 @@ class ChunkStore:
         first, last = np.searchsorted(self._segment_chunks, [chunk_ids, chunk_ids + 1])
         for row, chunk_id in enumerate(chunk_ids):
             input_ids[row, : self.length[chunk_id]] = self.chunk_tokens(int(chunk_id))
-            for document, segment in enumerate(range(first[row], last[row])):
-                start, end = self._segment_tokens[segment]
+            own = slice(first[row], last[row])
+            documents = np.cumsum(self._segment_opens_document[own]) - self._segment_opens_document[own][0]
+            for document, (start, end) in zip(documents, self._segment_tokens[own], strict=True):
                 doc_ids[row, start:end] = document
         return input_ids, doc_ids
 
@@ -171,12 +172,20 @@ class ChunkStore:
         """
         self.check_chunk(chunk_id)
         if not self.has_text:
-            ids = self.chunk_tokens(chunk_id)
-            text: str = self._tokenizer.decode(ids[ids != self.eos_id].tolist(), skip_special_tokens=False)
-            return text
+            return self.decode(chunk_id, eos=False)
         first, last = np.searchsorted(self._segment_chunks, [chunk_id, chunk_id + 1])
         rows = zip(self._segment_documents[first:last], self._segment_chars[first:last], strict=True)
         return "".join((self._documents.text(int(row)) or "")[start:end] for row, (start, end) in rows)
+
+    def decode(self, chunk_id: int, *, eos: bool = True) -> str:
+        """The tokens of a chunk as the store's tokenizer decodes them (needs the extra `tokenize`).
+
+        With `eos`, the end tokens of documents are written out, too.
+        """
+        ids = self.chunk_tokens(chunk_id)
+        kept = ids if eos else ids[ids != self.eos_id]
+        text: str = self._tokenizer.decode(kept.tolist(), skip_special_tokens=False)
+        return text
 
     @property
     def has_text(self) -> bool:
@@ -233,6 +242,13 @@ class ChunkStore:
     def _segment_chunks(self) -> npt.NDArray[np.int64]:
         chunks: npt.NDArray[np.int64] = self.segment_table["chunk_id"].to_numpy()
         return chunks
+
+    @cached_property
+    def _segment_opens_document(self) -> npt.NDArray[np.bool_]:
+        """Whether a segment is of another document than the one before it, (segments,)."""
+        ids = self.segment_table["doc_id"]
+        changes = pc.not_equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1)))
+        return np.concatenate([[True], changes.to_numpy()])[: len(ids)]
 
     @cached_property
     def _segment_tokens(self) -> npt.NDArray[np.int32]:

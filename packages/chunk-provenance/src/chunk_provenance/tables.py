@@ -1,11 +1,13 @@
 """Tables a user may bring as Parquet, JSONL or CSV, read by column name into one fixed schema."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
+import pyarrow.parquet as pq
 
 from chunk_provenance.formats import FormatError, open_table
 
@@ -37,8 +39,66 @@ def read_user_table(path: Path, name: str, schema: pa.Schema, *, optional: tuple
     return pa.table(columns, schema=schema)
 
 
+def recorded_format(path: Path, known: tuple[str, ...], name: str) -> str:
+    """The format a Parquet file names, if that is among the known; else, and for any other file, `name`."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return name
+    found = (pq.read_schema(path).metadata or {}).get(b"format", b"").decode()
+    return found if found in known else name
+
+
+def read_user_columns(path: Path, name: str, wanted: Collection[str]) -> tuple[pa.Table, list[str]]:
+    """Read those of the `wanted` columns that a file has, as they stand there; of CSV all are text.
+
+    Returns:
+        The table, and the names of all columns of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        FormatError: it names another format, is damaged or in no known form.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {name} file at {str(path)!r}")
+    try:
+        if _form(path) == ".parquet":
+            with open_table(path, name, []) as file:
+                found = file.schema_arrow.names
+                return file.read(columns=[column for column in found if column in wanted]), found
+        table = _read_text_form(path, name)
+    except pa.ArrowInvalid as error:
+        raise FormatError(f"{str(path)!r} is no {name} table: {error}") from error
+    found = table.column_names
+    return table.select([column for column in found if column in wanted]), found
+
+
+def _read_text_form(path: Path, name: str) -> pa.Table:
+    """A whole JSONL or CSV file, types of JSONL as they are, of CSV all text."""
+    options = pyarrow.json.ReadOptions(block_size=JSON_BLOCK)
+    if _form(path) in (".jsonl", ".ndjson"):
+        with pa.input_stream(path, compression="detect") as stream:
+            return pyarrow.json.read_json(stream, read_options=options)
+    if _form(path) != ".csv":
+        raise FormatError(_unknown_form(path, name))
+    quoted = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    with pa.input_stream(path, compression="detect") as stream:
+        header = pyarrow.csv.open_csv(stream, parse_options=quoted).schema.names
+    with pa.input_stream(path, compression="detect") as stream:
+        convert = pyarrow.csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=True, null_values=[""]
+        )
+        return pyarrow.csv.read_csv(stream, parse_options=quoted, convert_options=convert)
+
+
+def _form(path: Path) -> str:
+    return next(suffix for suffix in [*reversed(path.suffixes), ""] if suffix not in (".gz", ".zst"))
+
+
+def _unknown_form(path: Path, name: str) -> str:
+    return f"{str(path)!r} ends in {_form(path)!r}, a {name} file ends in .parquet, .jsonl or .csv"
+
+
 def _read_form(path: Path, name: str, schema: pa.Schema) -> pa.Table:
-    form = next(suffix for suffix in [*reversed(path.suffixes), ""] if suffix not in (".gz", ".zst"))
+    form = _form(path)
     if form == ".parquet":
         return _read_parquet(path, name, schema)
     if form in (".jsonl", ".ndjson"):
@@ -56,7 +116,7 @@ def _read_form(path: Path, name: str, schema: pa.Schema) -> pa.Table:
             return pyarrow.csv.read_csv(
                 stream, convert_options=pyarrow.csv.ConvertOptions(column_types=types)
             )
-    raise FormatError(f"{str(path)!r} ends in {form!r}, a {name} file ends in .parquet, .jsonl or .csv")
+    raise FormatError(_unknown_form(path, name))
 
 
 def _read_parquet(path: Path, name: str, schema: pa.Schema) -> pa.Table:

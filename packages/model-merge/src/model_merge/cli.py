@@ -1,11 +1,17 @@
 """Command line of model-merge."""
 
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, add_completion=False)
+from model_merge import ablate_commands, convert_commands, mixture_commands
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(ablate_commands.app, name="ablate")
+app.command()(mixture_commands.perplexity)
+app.command()(convert_commands.convert)
 
 
 def print_version(wanted: bool | None) -> None:
@@ -29,5 +35,9 @@ def root(
 
 
 def main() -> None:
-    """Run the command line."""
-    app()
+    """Run the command line; a user's mistake is one line on stderr and exit code 2."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
