@@ -5,12 +5,14 @@ are refused, no tensor is dropped for being unknown, arithmetic is never below f
 and donor are taken in the order of the file.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from model_merge.chat_templates import choose_template, template_files
 from model_merge.checkpoint import Checkpoint
+from model_merge.checks import IncompatibleError, check
 from model_merge.layers import CONFIG_KEYS
 from model_merge.mergekit_context import Context, modules_of, open_all
 from model_merge.mergekit_schema import (
@@ -27,6 +29,7 @@ from model_merge.methods.spec import Compat
 from model_merge.plan import MergePlan
 
 OURS = {"random_seed", "compat"}
+MODEL = re.compile(r"\bmodel (\d+)\b")
 
 
 def plan_from_yaml(
@@ -41,11 +44,13 @@ def plan_from_yaml(
         compat: Whose arithmetic to follow, in place of the file's `compat`.
 
     Raises:
-        ValueError: listing what is wrong with the file, or with the checkpoints.
+        ValueError: listing what is wrong with the file, or with the checkpoints (IncompatibleError).
         FileNotFoundError: a checkpoint is not there.
     """
     file = read_file(source)
     context = open_all(file, Path(root), seed=seed, compat=compat)
+    if file.models and context.alignment is None:
+        check(context.checkpoints, dtype="mixed types are promoted")
     outputs = _outputs(context)
     return MergePlan(
         checkpoints=context.checkpoints,
@@ -74,13 +79,13 @@ def _outputs(context: Context) -> list[Output]:
         problems += _outside_of_modules(context, used, modules)
     problems += _check_shapes(context, outputs)
     if problems:
-        raise ValueError(_listing(context, list(dict.fromkeys(problems))))
+        raise IncompatibleError([_named(context, problem) for problem in dict.fromkeys(problems)])
     return outputs
 
 
-def _listing(context: Context, problems: Sequence[str]) -> str:
-    models = "; ".join(f"model {i} is {one.reference}" for i, one in enumerate(context.checkpoints))
-    return f"the models do not fit together: {'; '.join(problems)} ({models})"
+def _named(context: Context, problem: str) -> str:
+    """With the models' names in place of their positions."""
+    return MODEL.sub(lambda match: repr(context.checkpoints[int(match[1])].reference), problem)
 
 
 def _names_of(checkpoint: Checkpoint, module: str, modules: Iterable[str]) -> list[str]:

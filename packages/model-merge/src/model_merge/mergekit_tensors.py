@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from model_merge.dtypes import FLOATS
+from model_merge.averaging import compute_dtype
+from model_merge.dtypes import FLOATS, Compute
 from model_merge.header import TensorInfo
 from model_merge.mergekit_context import Context
 from model_merge.mergekit_slices import Output, Slice
@@ -17,7 +18,6 @@ from model_merge.plan import TensorPlan, TensorRef
 from model_merge.vocabulary import Filling, filled
 
 DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
-NARROW = {"BF16", "F16", "F8_E4M3", "F8_E5M2"}
 
 
 def is_aligned(context: Context, output: Output) -> bool:
@@ -54,20 +54,23 @@ def tensor_plan(context: Context, output: Output) -> TensorPlan:
     dtypes = [info.dtype for info in infos]
     written = context.file.out_dtype or context.file.dtype
     dtype = DTYPES[written] if written else promoted(dtypes)
-    narrow = all(name in NARROW for name in (*dtypes, dtype)) and not context.method.wide
-    if context.compat is not None:
-        narrow = _arithmetic(context, dtypes) != "F64"
     plan = TensorPlan(
         name=output.name,
         shape=infos[0].shape,
         dtype=dtype,
         inputs=tuple(references[i] for i in first),
         prepare=None,
-        compute="F32" if narrow else "F64",
+        compute=_compute(context, dtypes, dtype),
     )
     if is_aligned(context, output):
         return _aligned(context, output, plan, dtypes)
     return replace(plan, prepare=_prepare(context, output, plan.shape, dtypes, dtype))
+
+
+def _compute(context: Context, dtypes: Sequence[str], dtype: str) -> Compute:
+    if context.compat is not None:
+        return "F64" if _arithmetic(context, dtypes) == "F64" else "F32"
+    return "F64" if context.method.wide else compute_dtype(dtypes, dtype)
 
 
 def _aligned(context: Context, output: Output, plan: TensorPlan, dtypes: Sequence[str]) -> TensorPlan:

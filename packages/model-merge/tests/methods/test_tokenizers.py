@@ -223,7 +223,7 @@ def test_without_a_tokenizer_other_shapes_stay_an_error_that_says_what_helps(roo
         plan_from_yaml(LINEAR % ("{model: first}, {model: small}", "tokenizer_source: union"), root)
 
 
-CHAT = TWO % "chat_template: %s"
+CHAT = TWO % "tokenizer_source: base, chat_template: %s"
 
 
 def test_a_chat_template_is_auto_a_name_or_itself(root):
