@@ -9,6 +9,7 @@ from model_merge.checkpoint import Checkpoint, open_checkpoint
 from model_merge.checks import check, untied_name
 from model_merge.dtypes import FLOATS, Compute
 from model_merge.expression import Expression, Leaf, Linear, flatten, to_json, whole_weights
+from model_merge.methods.emulate import fused_sum, rounding
 from model_merge.plan import MergePlan, TensorPlan, TensorRef
 
 
@@ -97,7 +98,7 @@ def _arithmetic(
     if "F64" in (*dtypes, output):
         raise ValueError(f"compat {compat} is for checkpoints of at most 32 bits, found F64")
     if compat == "mergekit":
-        return weighted_sum([float(weight) for weight in weights], float(sum(weights))), "F32"
+        return fused_sum([float(weight) for weight in weights], float(sum(weights)), rounding("F32")), "F32"
     if len({*weights}) > 1:
         raise ValueError("compat ez averages uniformly: it has no weights")
     if {*dtypes} - {"F32", "BF16"}:

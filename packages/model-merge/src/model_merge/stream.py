@@ -175,7 +175,8 @@ class _Input:
         """Read the rows that cover elements [start, stop), neighbours at once; which elements have none."""
         absent = []
         first, last = start // self._row_size, -(-stop // self._row_size)
-        breaks = np.flatnonzero(np.diff(rows[first:last]) != 1) + 1
+        here = rows[first:last]
+        breaks = np.flatnonzero((np.diff(here) != 1) | (here[:-1] < 0)) + 1  # -1 and 0 are no neighbours
         for begin, end in zip([0, *breaks], [*breaks, last - first], strict=True):
             out_start = max((first + int(begin)) * self._row_size, start)
             out_stop = min((first + int(end)) * self._row_size, stop)
