@@ -1,5 +1,5 @@
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_the_revolving_door_lists_every_choice_once_and_swaps_one_part_a_step(nu
     expected = {sum(1 << bit for bit in chosen) for chosen in combinations(range(num_parts), size)}
     assert len(masks) == len(expected)
     assert set(masks) == expected
-    assert all((before ^ after).bit_count() == 2 for before, after in zip(masks, masks[1:], strict=False))
+    assert all((before ^ after).bit_count() == 2 for before, after in pairwise(masks))
 
 
 @pytest.mark.parametrize(("total", "num_parts"), [(1, 1), (1, 4), (4, 2), (5, 3), (4, 4)])
@@ -48,7 +48,7 @@ def test_points_of_a_simplex_are_listed_once_and_one_unit_moves_a_step(total, nu
     points = list(compositions(total, num_parts))
     assert len(set(points)) == len(points) == math.comb(total + num_parts - 1, num_parts - 1)
     assert all(sum(point) == total for point in points)
-    for before, after in zip(points, points[1:], strict=False):
+    for before, after in pairwise(points):
         moved = sorted(new - old for old, new in zip(before, after, strict=True) if new != old)
         assert moved == [-1, 1]
 

@@ -4,10 +4,10 @@ The sums are float64 and live where the model lives. A merge's values are (sum /
 model's type: the same bits as `model-merge average` writes, by whatever path the sum came about.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -34,13 +34,15 @@ TORCH_TYPES = {
 
 @dataclass
 class Inputs:
-    """The parts' tensors, the most recently used ones kept on the device, the others read again from disk."""
+    """The parts' tensors: those that the plan needs most often stay on the device, others are read again."""
 
     checkpoints: Sequence[Checkpoint]
     device: torch.device
     budget: int
     """Bytes to keep."""
-    kept: OrderedDict[tuple[int, str], torch.Tensor] = field(default_factory=OrderedDict)
+    uses: Sequence[int]
+    """How often the plan needs each part."""
+    kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     kept_bytes: int = 0
     bytes_read: int = 0
 
@@ -48,22 +50,41 @@ class Inputs:
         """A tensor's values, flat, in a type that sums with float64 exactly."""
         key = (part, name)
         if key in self.kept:
-            self.kept.move_to_end(key)
             return _computable(self.kept[key])
         tensor = self._read(part, name)
-        size = tensor.nbytes
-        if size <= self.budget:
+        if self._make_room(tensor.nbytes, self.uses[part]):
             self.kept[key] = tensor
-            self.kept_bytes += size
-            while self.kept_bytes > self.budget:
-                self.kept_bytes -= self.kept.popitem(last=False)[1].nbytes
+            self.kept_bytes += tensor.nbytes
         return _computable(tensor)
+
+    def _make_room(self, size: int, uses: int) -> bool:
+        """Let go of tensors that are needed less often; false if that is not enough."""
+        rarer = sorted((self.uses[part], part, name) for part, name in self.kept if self.uses[part] < uses)
+        free = self.budget - self.kept_bytes
+        let_go = []
+        for _, part, name in rarer:
+            if size <= free:
+                break
+            let_go.append((part, name))
+            free += self.kept[part, name].nbytes
+        if size > free:
+            return False
+        for key in let_go:
+            self.kept_bytes -= self.kept.pop(key).nbytes
+        return True
 
     def _read(self, part: int, name: str) -> torch.Tensor:
         checkpoint = self.checkpoints[part]
         raw = torch.from_numpy(checkpoint.read_bytes(name))
         self.bytes_read += raw.nbytes
         return raw.view(TORCH_TYPES[checkpoint.tensors[name].dtype]).to(self.device)
+
+
+def count_uses(merges: Sequence[Merge]) -> list[int]:
+    """How often each part's coefficient changes from one merge to the next."""
+    rows = [merge.coefficients for merge in merges]
+    before = [tuple(0.0 for _ in rows[0]), *rows]
+    return [sum(old != new for old, new in pairwise(column)) for column in zip(*before, strict=True)]
 
 
 def _computable(tensor: torch.Tensor) -> torch.Tensor:
@@ -229,7 +250,7 @@ def make_resident(
     check_alike(checkpoints)
     model = load_model(checkpoints[0], device, dtype)
     targets = find_targets(model, checkpoints[0])
-    inputs = Inputs(checkpoints, torch.device(device), budget)
+    inputs = Inputs(checkpoints, torch.device(device), budget, count_uses(merges))
     reach = find_reach([merge.coefficients for merge in merges])
     if all(len(merge.members) == 1 for merge in merges):
         reach = None  # nothing to run
