@@ -76,7 +76,8 @@ def find_domains(data: str | Path, split: str | None = None) -> list[Domain]:
         raise FileNotFoundError(f"no folder of domains at {str(root)!r}")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     found = [_find_domain(folder, split) for folder in folders]
-    if lying := [path for path in root.iterdir() if _is_text(path)]:
+    # with a split, what lies beside the domains is about them, as partition.json is
+    if split is None and (lying := [path for path in root.iterdir() if _is_text(path)]):
         found.append(Domain(root.resolve().name, split or "", tuple(sorted(lying)), root))
     domains = [domain for domain in found if domain is not None]
     if not domains:
