@@ -1,4 +1,5 @@
 import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -6,7 +7,10 @@ import torch
 
 from model_merge import dtypes
 from model_merge.checkpoint import open_checkpoint
-from model_merge.resident import check_alike, count_uses, find_inexact, make_resident, round_once
+from model_merge.execute import execute
+from model_merge.expression import Leaf, average
+from model_merge.linear import plan_linear
+from model_merge.resident import count_uses, find_inexact, make_resident, round_once
 from model_merge.running_sum import Reach
 from model_merge.subsets import Merge, list_family
 
@@ -144,10 +148,8 @@ def test_parts_that_differ_are_refused_with_all_that_differs(write_checkpoint):
     ones = np.ones(4, np.float32)
     first = write_checkpoint("first", {"a": ones, "b": ones, "n": np.arange(3)})
     other = write_checkpoint("other", {"a": np.ones((2, 2), np.float32), "c": ones, "n": np.arange(1, 4)})
-    with pytest.raises(
-        ValueError, match=r"lacks \['b'\].*has also \['c'\].*'a' is \(2, 2\).*'n' is I64 and differs"
-    ):
-        check_alike([open_checkpoint(first), open_checkpoint(other)])
+    with pytest.raises(ValueError, match=r"(?s)4 problems.*lacks b.*has c.*differ in shape: a .*copied: n"):
+        make_resident([open_checkpoint(first), open_checkpoint(other)], [Merge((1, 1), 2)])
 
 
 def test_a_tensor_that_the_model_does_not_have_is_refused(golden, tmp_path, write_safetensors, load_tensors):
@@ -172,6 +174,21 @@ def test_a_merge_beyond_the_models_type_is_refused(golden):
     resident = make_resident(checkpoints, [merge], dtype="float16")
     with pytest.raises(ValueError, match=r"beyond the largest torch\.float16"):
         resident.become(merge)
+
+
+@pytest.mark.parametrize("names", [F32, BF16])
+def test_every_merge_has_the_bits_of_the_file_that_average_writes(golden, tmp_path, names, load_tensors):
+    folders = [str(golden / "models" / name) for name in names]
+    listed = [{"weights": {"a": 0.5, "b": 0.3, "c": 0.2}}, {"groups": [["a", "b"], ["c"]]}]
+    merges = [*list_family("all", "abc"), *list_family("list:x", "abc", read_file=lambda path: listed)]
+    resident = make_resident(open_all(golden, names), merges)
+    for number, merge in enumerate(merges):
+        weights = [Fraction(coefficient) for coefficient in merge.coefficients]
+        terms = average([Leaf(folder) for folder in folders], weights)
+        execute(plan_linear(terms), tmp_path / str(number))
+        resident.become(merge)
+        for name, tensor in load_tensors(tmp_path / str(number)).items():
+            assert bytes_of(resident.targets[name]) == tensor.tobytes(), (merge, name)
 
 
 @pytest.mark.gpu

@@ -16,7 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
+import model_merge.custom_gpt  # noqa: F401, registers the class of the published models
 from model_merge.checkpoint import Checkpoint
+from model_merge.checks import check
 from model_merge.dtypes import FLOATS
 from model_merge.running_sum import FRESH_FRACTION, ExponentRange, Reach, RunningSum, find_reach
 from model_merge.subsets import Merge
@@ -89,34 +91,6 @@ def count_uses(merges: Sequence[Merge]) -> list[int]:
 
 def _computable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.itemsize == 1 else tensor
-
-
-def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse parts that do not have the same tensors.
-
-    Raises:
-        ValueError: listing the tensors that are missing, extra or of another shape.
-    """
-    first = checkpoints[0]
-    problems = []
-    for other in checkpoints[1:]:
-        where = f"{other.reference!r} against {first.reference!r}"
-        if missing := sorted(first.tensors.keys() - other.tensors.keys()):
-            problems.append(f"{where} lacks {missing}")
-        if extra := sorted(other.tensors.keys() - first.tensors.keys()):
-            problems.append(f"{where} has also {extra}")
-        for name in sorted(first.tensors.keys() & other.tensors.keys()):
-            here, there = first.tensors[name], other.tensors[name]
-            if here.shape != there.shape:
-                problems.append(f"{where}: {name!r} is {there.shape}, not {here.shape}")
-            elif here.dtype not in FLOATS and _bytes(first, name) != _bytes(other, name):
-                problems.append(f"{where}: {name!r} is {here.dtype} and differs")
-    if problems:
-        raise ValueError(f"the parts cannot be merged: {'; '.join(problems)}")
-
-
-def _bytes(checkpoint: Checkpoint, name: str) -> bytes:
-    return checkpoint.read_bytes(name).tobytes()
 
 
 def find_inexact(checkpoints: Sequence[Checkpoint], name: str, reach: Reach | None) -> Any:
@@ -247,7 +221,7 @@ def make_resident(
         budget: bytes of inputs to keep on the device.
         progress: goes through the tensors' names while they are looked at.
     """
-    check_alike(checkpoints)
+    check(checkpoints, dtype=None if dtype == "auto" else dtype)
     model = load_model(checkpoints[0], device, dtype)
     targets = find_targets(model, checkpoints[0])
     inputs = Inputs(checkpoints, torch.device(device), budget, count_uses(merges))
