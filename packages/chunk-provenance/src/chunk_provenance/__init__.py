@@ -13,6 +13,8 @@ from chunk_provenance.facts import (
 )
 from chunk_provenance.formats import FormatError
 from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
+from chunk_provenance.mixture_order import order_store
+from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
@@ -37,6 +39,7 @@ __all__ = [
     "Exposures",
     "FactChunks",
     "FormatError",
+    "MixtureStore",
     "PopqaKas",
     "Segment",
     "StoredDocument",
@@ -54,6 +57,7 @@ __all__ = [
     "make_report",
     "open_order",
     "open_store",
+    "order_store",
     "read_answers",
     "read_fact_chunks",
     "read_popqa_kas",
@@ -64,6 +68,7 @@ __all__ = [
     "section",
     "trace_fact",
     "write_fact_chunks",
+    "write_mixture",
     "write_report",
     "write_section",
     "write_store",

@@ -10,6 +10,7 @@ from chunk_provenance import (
     build_command,
     intervention_commands,
     learning_commands,
+    mixture_commands,
     order_commands,
     show_command,
     store_commands,
@@ -19,6 +20,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(store_commands.tokenizer)
 app.command()(build_command.build)
 app.command()(store_commands.order)
+app.command()(mixture_commands.mix)
 app.command()(store_commands.verify)
 app.command()(show_command.show)
 app.command()(order_commands.steps_of)

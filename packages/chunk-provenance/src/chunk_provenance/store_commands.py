@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -16,9 +15,10 @@ from rich.table import Table
 
 from chunk_provenance.build import differences
 from chunk_provenance.documents import Document, Rejected, find_sources, read_documents
+from chunk_provenance.mixture_order import count_trained, order_store, trained_table
+from chunk_provenance.mixtures import MixtureStore
 from chunk_provenance.order import (
     DataOrder,
-    compute_order,
     load_order,
     save_order,
 )
@@ -87,16 +87,15 @@ def order(
     Example: chunk-provenance order store order --batch-tokens 4096 --epochs 2
     """
     opened = open_store(store)
-    wanted = compute_order(
-        opened.bucket, batch_tokens=batch_tokens, seed=seed, epochs=epochs, updates=updates
-    )
-    wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+    wanted = order_store(opened, batch_tokens=batch_tokens, seed=seed, epochs=epochs, updates=updates)
     if not overwrite and (out / "order.json").is_file():
         check_same_order(load_order(out), wanted, out)
         say(f"{out} is up to date")
     else:
         save_order(wanted, out, overwrite=overwrite)
     num_epochs = len(wanted.epoch_starts)
+    if isinstance(opened, MixtureStore):
+        show_table(*trained_table(count_trained(wanted, opened)))
     print(f"{wanted.num_updates:,} updates in {num_epochs} epochs, {len(wanted.ids):,} chunks, {out}")
 
 
