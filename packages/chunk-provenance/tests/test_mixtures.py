@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chunk_provenance import FormatError, MixtureStore, load_order, open_store, order_store, write_mixture
+from chunk_provenance import (
+    FormatError,
+    MixtureStore,
+    compute_store_order,
+    load_order,
+    open_store,
+    write_mixture,
+)
 from chunk_provenance.build import Packing, build_store
 from chunk_provenance.documents import Document
 from chunk_provenance.encoding import encode_documents
@@ -102,7 +109,7 @@ def test_ids_mean_the_same_in_mixtures_of_the_same_stores_whatever_the_weights(s
     write_mixture(tmp_path / "other", [f"{wiki.path}=0.9", f"{books.path}=0.1"], replacement=True)
     other = open_store(tmp_path / "other")
     assert other.sha256 == mixture.sha256
-    check_store(order_store(other, batch_tokens=32, seed=0, epochs=2), mixture.sha256)
+    check_store(compute_store_order(other, batch_tokens=32, seed=0, epochs=2), mixture.sha256)
     write_mixture(tmp_path / "turned", [f"{books.path}=1x", f"{wiki.path}=1x"])
     assert open_store(tmp_path / "turned").sha256 != mixture.sha256
 
@@ -150,7 +157,7 @@ def test_the_shares_are_those_of_the_tokens_trained(stores, tmp_path):
         words = [f"{store.path}={share}" for store, share in zip(stores, shares, strict=True)]
         write_mixture(tmp_path / "mixture", words, overwrite=True)
         mixture = open_store(tmp_path / "mixture")
-        order = order_store(mixture, batch_tokens=32, seed=0, epochs=40)
+        order = compute_store_order(mixture, batch_tokens=32, seed=0, epochs=40)
         found = count_trained(order, mixture)
         assert [store.share for store in found] == pytest.approx(shares, abs=0.01)
         assert sum(store.tokens for store in found) == int(mixture.length[order.ids].sum())
@@ -162,7 +169,7 @@ def test_the_shares_are_those_of_the_tokens_trained(stores, tmp_path):
 
 
 def test_repeats_are_exposures_and_every_chunk_of_a_store_comes_before_any_comes_again(mixture):
-    order = order_store(mixture, batch_tokens=32, seed=0, epochs=8)
+    order = compute_store_order(mixture, batch_tokens=32, seed=0, epochs=8)
     seen = np.bincount(order.ids, minlength=mixture.num_chunks)
     wiki = mixture.parts[1].first_chunk
     assert set(seen[:wiki].tolist()) <= {7, 8}  # the last epoch's remainder is not trained on

@@ -9,7 +9,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from chunk_provenance import batch_digest, load_order, open_store, order_store, save_order, write_mixture
+from chunk_provenance import (
+    batch_digest,
+    compute_store_order,
+    load_order,
+    open_store,
+    save_order,
+    write_mixture,
+)
 from chunk_provenance.interventions import apply_plan, plan_mask
 from olmo_trainer.config import TrainConfig, load_config
 from olmo_trainer.loss import next_token_loss
@@ -88,7 +95,7 @@ def test_a_mixture_of_stores_is_trained_like_a_store(config, make_store, store, 
     settings = config(f"data.store={mixture.path}", "data.updates=12")
     train(settings, tmp_path / "run")
     order = load_order(tmp_path / "run" / "order")
-    expected = order_store(
+    expected = compute_store_order(
         mixture, batch_tokens=settings.data.batch_tokens, seed=settings.seed.data, updates=12
     )
     assert order.ids.tolist() == expected.ids.tolist()

@@ -13,7 +13,7 @@ from chunk_provenance.facts import (
 )
 from chunk_provenance.formats import FormatError
 from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
-from chunk_provenance.mixture_order import order_store
+from chunk_provenance.mixture_order import compute_store_order
 from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
@@ -49,6 +49,7 @@ __all__ = [
     "check_store",
     "compute_dynamics",
     "compute_order",
+    "compute_store_order",
     "find_exposures",
     "find_fact_chunks",
     "load_dynamics",
@@ -57,7 +58,6 @@ __all__ = [
     "make_report",
     "open_order",
     "open_store",
-    "order_store",
     "read_answers",
     "read_fact_chunks",
     "read_popqa_kas",

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from chunk_provenance import (
+    analysis_commands,
     build_command,
     intervention_commands,
     learning_commands,
@@ -38,6 +39,8 @@ app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)
 app.command()(learning_commands.trace)
 app.command()(learning_commands.report)
+app.command("analyze")(analysis_commands.analyze_command)
+app.command()(analysis_commands.sample)
 
 
 def print_version(wanted: bool | None) -> None:

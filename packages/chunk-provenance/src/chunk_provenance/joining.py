@@ -71,7 +71,7 @@ def compute_dynamics(
     check_bins(edges)
     if max_rank < 1 or consecutive < 1:
         raise ValueError(f"ranks and checkpoints count from 1, found {max_rank} and {consecutive}")
-    _check_same_store(order, fact_chunks)
+    check_same_store(order, fact_chunks)
     knowledge = read_knowledge(answers)
     check_join(order.num_updates, knowledge, fact_chunks.table)
     steps = knowledge.steps
@@ -107,7 +107,8 @@ def compute_dynamics(
     return Dynamics(facts, intervals, accuracy_table(known, counts, steps, edges=edges), info)
 
 
-def _check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
+def check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
+    """Refuse fact chunks of another store than that of the order, where both say which."""
     ours, theirs = order.info.get("store_sha256"), fact_chunks.store_sha256
     if ours is not None and theirs is not None and ours != theirs:
         raise FormatError(
@@ -157,16 +158,14 @@ def save_dynamics(dynamics: Dynamics, path: str | Path, *, overwrite: bool = Fal
     unfinished.replace(path)
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace anything but, if asked to, an earlier dynamics folder."""
+def check_free(path: Path, *, overwrite: bool, kind: str = "dynamics") -> None:
+    """Refuse to replace anything but, if asked to, an earlier folder of the same kind."""
     if not path.exists():
         return
     if not overwrite:
         raise FileExistsError(f"{str(path)!r} exists: choose another place or give --overwrite")
-    if not (path / "dynamics.json").is_file():
-        raise FileExistsError(
-            f"{str(path)!r} is no dynamics folder, it is not overwritten: remove it yourself"
-        )
+    if not (path / f"{kind}.json").is_file():
+        raise FileExistsError(f"{str(path)!r} is no {kind} folder, it is not overwritten: remove it yourself")
 
 
 def load_dynamics(path: str | Path) -> Dynamics:

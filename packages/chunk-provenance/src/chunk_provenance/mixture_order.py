@@ -37,7 +37,7 @@ class Trained:
     """Exposures of the chunk that is seen most often."""
 
 
-def order_store(
+def compute_store_order(
     store: ChunkStore, *, batch_tokens: int, seed: int, epochs: int | None = None, updates: int | None = None
 ) -> DataOrder:
     """The order that a store or a mixture asks for, with the store's hash in it; see `compute_order`."""

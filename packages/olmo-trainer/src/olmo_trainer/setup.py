@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import Olmo2Config, PreTrainedModel, PreTrainedTokenizerFast
 
-from chunk_provenance import ChunkStore, DataOrder, check_store, load_order, order_store, save_order
+from chunk_provenance import ChunkStore, DataOrder, check_store, compute_store_order, load_order, save_order
 from olmo_trainer import attention, checkpoint
 from olmo_trainer.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from olmo_trainer.model import PRESETS, build_from_scratch, build_on_meta, olmo2_config
@@ -41,7 +41,7 @@ def make_order(data: DataConfig, store: ChunkStore, *, seed: int) -> DataOrder:
         order = load_order(data.order)
         check_store(order, store.sha256)
     else:
-        order = order_store(
+        order = compute_store_order(
             store, batch_tokens=data.batch_tokens, seed=seed, epochs=data.epochs, updates=data.updates
         )
     if order.num_updates == 0:
