@@ -13,6 +13,8 @@ from chunk_provenance.facts import (
 )
 from chunk_provenance.formats import FormatError
 from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
+from chunk_provenance.mixture_order import compute_store_order
+from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
@@ -37,6 +39,7 @@ __all__ = [
     "Exposures",
     "FactChunks",
     "FormatError",
+    "MixtureStore",
     "PopqaKas",
     "Segment",
     "StoredDocument",
@@ -46,6 +49,7 @@ __all__ = [
     "check_store",
     "compute_dynamics",
     "compute_order",
+    "compute_store_order",
     "find_exposures",
     "find_fact_chunks",
     "load_dynamics",
@@ -64,6 +68,7 @@ __all__ = [
     "section",
     "trace_fact",
     "write_fact_chunks",
+    "write_mixture",
     "write_report",
     "write_section",
     "write_store",
