@@ -182,7 +182,10 @@ def _add_facts(facts: pa.Table, studied: pa.Table) -> pa.Table:
     """Subject, answer, chunks and popularity beside the exposures."""
     place = pc.index_in(facts["fact_id"], studied["fact_id"].combine_chunks()).combine_chunks()
     for at, name in enumerate(studied.column_names[1:], start=1):
-        facts = facts.add_column(at, name, studied[name].take(place))
+        values = studied[name].take(place)
+        if name in CHUNK_COLUMNS and studied[name].null_count < studied.num_rows:
+            values = values.fill_null(0)  # a fact without a row has no chunk
+        facts = facts.add_column(at, name, values)
     return facts
 
 
