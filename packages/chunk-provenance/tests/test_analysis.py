@@ -6,7 +6,7 @@ import pyarrow.compute as pc
 import pytest
 
 from chunk_provenance import DataOrder
-from chunk_provenance.analysis import Settings, analyze
+from chunk_provenance.analysis import AnalysisSettings, analyze
 from chunk_provenance.analysis_section import analysis_section
 from chunk_provenance.facts import Evidence, FactChunks
 from chunk_provenance.formats import FormatError
@@ -135,7 +135,7 @@ def test_learned_and_forgotten_are_counted_by_exposures_within_the_interval(smal
 
 
 def test_accuracy_is_counted_by_chunks_popularity_and_recency(small):
-    result = analyze(*small, settings=Settings(recency_edges=(0, 2)))
+    result = analyze(*small, settings=AnalysisSettings(recency_edges=(0, 2)))
 
     def at_end(by):
         rows = rows_of(result.accuracy, "bin", "count", "known", by=by, unit="fact", step=4)
@@ -172,7 +172,7 @@ def test_the_facts_table_joins_what_is_known_about_a_fact_with_when_it_was_shown
 
 
 def test_intervals_may_span_several_checkpoints_and_flops_follow_the_step(small):
-    result = analyze(*small, settings=Settings(bounds=[0, 4]), flops_per_step={"": 10.0})
+    result = analyze(*small, settings=AnalysisSettings(bounds=[0, 4]), flops_per_step={"": 10.0})
     assert set(rows_of(result.intervals, "step_from", "step_to")) == {(0, 4)}
     assert set(rows_of(result.accuracy, "step", "flops")) == {(0, 0.0), (2, 20.0), (4, 40.0)}
 
@@ -263,9 +263,9 @@ def test_the_figures_show_what_the_tables_say(many):
 
 def test_the_tables_have_a_column_or_a_table_a_model(many):
     tables = {table["title"]: table for table in analysis_section(many)["tables"]}
-    accuracy = tables["Questions answered at the last checkpoint, %"]
+    accuracy = tables["Questions answered at the end, %"]
     assert accuracy["columns"] == ["by", "bin", "questions", "m", "n"]
-    assert accuracy["rows"][0] == ["chunks with both", "1-9", 40, "50.0 (35.2-64.8)", "50.0 (35.2-64.8)"]
+    assert accuracy["rows"][0] == ["chunks with both", "1-9", 40, "50.0 (35-65)", "50.0 (35-65)"]
     changes = tables["Learned and forgotten by exposures in the interval, m"]
     # exposures, facts, learned and its two shares, forgotten and its two shares, net
     assert changes["rows"][1] == ["1-9", 20, 20, 100.0, 100.0, 0, 0.0, None, 100.0]
@@ -313,7 +313,7 @@ def test_answers_that_come_twice_or_are_missing_are_refused_with_the_model(small
 @pytest.mark.parametrize("edges", [(1, 10), (), (0, 10, 10)])
 def test_bins_that_do_not_ascend_from_0_are_refused(edges):
     with pytest.raises(ValueError, match="bins must begin at 0 and ascend"):
-        Settings(popularity_edges=edges)
+        AnalysisSettings(popularity_edges=edges)
 
 
 def slow_analysis(batches, chunks, verdicts, steps, edges):
@@ -365,7 +365,10 @@ def test_an_analysis_equals_the_slow_twin(seed):
     }
     edges, steps = (0, 1, 3, 8), [0, 2, 4]
     result = analyze(
-        make_order(batches), make_facts(chunks), make_answers(verdicts), settings=Settings(edges=edges)
+        make_order(batches),
+        make_facts(chunks),
+        make_answers(verdicts),
+        settings=AnalysisSettings(edges=edges),
     )
     accuracy, changes = slow_analysis(batches, chunks, verdicts, steps, edges)
     labels = ["0", "1-2", "3-7", "8+"]

@@ -60,7 +60,7 @@ def run_words(run_cli, line):
 def test_three_published_files_and_one_command_give_all_tables_and_the_page(published, run_cli):
     code, out, err = run_words(run_cli, RUN)
     assert (code, err) == (0, "")
-    assert "Questions answered at the last checkpoint" in out
+    assert "Questions answered at the end" in out
     assert "out/report.html" in out
     files = sorted(file.name for file in (published / "out").iterdir())
     assert files == sorted(
