@@ -9,6 +9,7 @@ import typer
 from chunk_provenance import (
     analysis_commands,
     build_command,
+    intervention_commands,
     learning_commands,
     order_commands,
     show_command,
@@ -27,6 +28,10 @@ app.command()(order_commands.seen_by)
 app.command()(order_commands.epochs)
 app.command()(order_commands.check)
 app.command()(order_commands.align)
+app.command()(intervention_commands.hold_out)
+app.command()(intervention_commands.reschedule)
+app.command()(intervention_commands.swap)
+app.command()(intervention_commands.diff)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)

@@ -26,7 +26,8 @@ from chunk_provenance.formats import (
     write_json,
     write_table,
 )
-from chunk_provenance.inverting import Inverse, invert
+from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.reverse_index import Inverse, invert
 
 Ids = npt.NDArray[np.int64]
 
@@ -313,11 +314,19 @@ def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -
     for name, table, schema in (("masked", order.masked, MASKED), ("plan", order.plan, PLAN)):
         if table is not None:
             write_table(table.select(schema.names).cast(schema), unfinished / f"{name}.parquet", name)
-    header = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
+    header: dict[str, Any] = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
+    if order.plan is not None:
+        header["plan_sha256"] = hash_file(unfinished / "plan.parquet")
     write_json(
         {**order.info, **header, "epoch_starts": order.epoch_starts.tolist()}, unfinished / "order.json"
     )
     replace_folder(unfinished, path)
+
+
+def hash_order(path: str | Path) -> str:
+    """Identifies a data order: hex sha256 over the hex hashes of its files, in the order of their names."""
+    digests = [hash_file(file) for file in sorted(Path(path).iterdir()) if file.is_file()]
+    return hash_text("".join(digests))
 
 
 def load_order(path: str | Path) -> DataOrder:

@@ -8,7 +8,8 @@ import typer
 
 from chunk_provenance.chunk_lists import read_steps
 from chunk_provenance.lookup import describe_chunk, describe_document, describe_step
-from chunk_provenance.order import check_store, load_order
+from chunk_provenance.order import check_store
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 
 
@@ -33,7 +34,7 @@ def show(
     if sum(wanted is not None for wanted in (chunk, document, step)) != 1:
         raise ValueError("give exactly one of --chunk, --document and --step")
     opened = open_store(store)
-    steps = None if order is None else load_order(order)
+    steps = None if order is None else open_order(order)
     if steps is not None:
         check_store(steps, opened.sha256)
     found: Any

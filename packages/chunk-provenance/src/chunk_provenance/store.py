@@ -151,8 +151,9 @@ class ChunkStore:
         first, last = np.searchsorted(self._segment_chunks, [chunk_ids, chunk_ids + 1])
         for row, chunk_id in enumerate(chunk_ids):
             input_ids[row, : self.length[chunk_id]] = self.chunk_tokens(int(chunk_id))
-            for document, segment in enumerate(range(first[row], last[row])):
-                start, end = self._segment_tokens[segment]
+            own = slice(first[row], last[row])
+            documents = np.cumsum(self._segment_opens_document[own]) - self._segment_opens_document[own][0]
+            for document, (start, end) in zip(documents, self._segment_tokens[own], strict=True):
                 doc_ids[row, start:end] = document
         return input_ids, doc_ids
 
@@ -241,6 +242,13 @@ class ChunkStore:
     def _segment_chunks(self) -> npt.NDArray[np.int64]:
         chunks: npt.NDArray[np.int64] = self.segment_table["chunk_id"].to_numpy()
         return chunks
+
+    @cached_property
+    def _segment_opens_document(self) -> npt.NDArray[np.bool_]:
+        """Whether a segment is of another document than the one before it, (segments,)."""
+        ids = self.segment_table["doc_id"]
+        changes = pc.not_equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1)))
+        return np.concatenate([[True], changes.to_numpy()])[: len(ids)]
 
     @cached_property
     def _segment_tokens(self) -> npt.NDArray[np.int32]:

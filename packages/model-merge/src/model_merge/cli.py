@@ -6,10 +6,12 @@ from typing import Annotated
 
 import typer
 
-from model_merge import ablate_commands
+from model_merge import ablate_commands, convert_commands, mixture_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(ablate_commands.app, name="ablate")
+app.command()(mixture_commands.perplexity)
+app.command()(convert_commands.convert)
 
 
 def print_version(wanted: bool | None) -> None:

@@ -59,7 +59,7 @@ class Rejected:
 
 
 def find_sources(where: Path) -> list[Source]:
-    """The document files behind a path, in the order of their names.
+    """The document files behind a path, in the order of their names; where some lie in units, only those.
 
     Raises:
         FileNotFoundError: nothing is there, or a folder without such files.
@@ -76,6 +76,7 @@ def find_sources(where: Path) -> list[Source]:
     files = [path for path in where.rglob("*") if path.is_file() and _readable(path)]
     named = sorted((path.relative_to(where).as_posix(), path) for path in files)
     found = [Source(path, name, *_unit_and_split(name)) for name, path in named]
+    found = [source for source in found if source.split] or found
     if not found:
         raise FileNotFoundError(f"no .jsonl, .json or .ndjson files (plain, .gz or .zst) in {str(where)!r}")
     return found

@@ -21,7 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model_merge.corpus import Line, Rejected, Source, find_sources, look_up, parse, raw_lines, read_lines
-from model_merge.partition_files import Progress, begin, check_output, finish
+from model_merge.folders import begin, check_output, finish
+from model_merge.partition_files import Progress
 
 FORMAT = {"format": "decontamination", "version": 1}
 WORD = re.compile(r"\w+")

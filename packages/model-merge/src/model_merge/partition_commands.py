@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model_merge.corpus import SPLITS, find_sources
+from model_merge.decontaminate import Threshold
+from model_merge.decontaminate import decontaminate as run_decontamination
 from model_merge.partition import Keys
 from model_merge.partition_files import Settings
 from model_merge.partition_files import partition as cut
@@ -95,3 +97,61 @@ def report_skipped(counts: dict[str, int], listing: Path) -> None:
     if counts:
         reasons = ", ".join(f"{number:,} {reason}" for reason, number in counts.items())
         print(f"skipped {sum(counts.values()):,} documents ({reasons}): {listing}", file=sys.stderr)
+
+
+def decontaminate(
+    documents: Annotated[
+        Path, typer.Argument(help="JSONL(.gz/.zst) file, a folder of such, or units (UNIT/{train,val,test}).")
+    ],
+    out: Annotated[
+        Path, typer.Argument(help="The folder to make; its files are named as those they come from.")
+    ],
+    against: Annotated[
+        list[Path], typer.Option(help="An evaluation set: a file or a folder of such. Repeatable.")
+    ],
+    ngram: Annotated[
+        int, typer.Option(help="Words of an n-gram, compared without case and punctuation.")
+    ] = 13,
+    min_matches: Annotated[
+        int, typer.Option(help="A document goes if so many of its n-grams stand in evaluation sets ...")
+    ] = 1,
+    min_share: Annotated[
+        float, typer.Option(help="... and they are at least this share of its n-grams, 0 to 1.")
+    ] = 0.0,
+    id_key: IdKey = "id",
+    text_key: TextKey = "text",
+    overwrite: Overwrite = False,
+    as_json: AsJson = False,
+) -> None:
+    """Leave out documents that share n-grams of words with evaluation sets.
+
+    Lists each in OUT/removed.jsonl with its number of matches and the first matching n-gram.
+
+    Example: model-merge ablate decontaminate units clean --against paloma --against lambada.jsonl
+    """
+    summary = run_decontamination(
+        find_sources(documents),
+        out,
+        against,
+        Threshold(ngram, min_matches, min_share),
+        id_key=id_key,
+        text_key=text_key,
+        overwrite=overwrite,
+    )
+    if as_json:
+        print(json.dumps(summary, indent=2, ensure_ascii=False))
+    else:
+        show_removals(summary)
+    report_skipped(summary["num_skipped"], out / "skipped.jsonl")
+
+
+def show_removals(summary: dict[str, Any]) -> None:
+    """What was removed because of which evaluation set, as a table on stdout."""
+    kept, removed = summary["num_kept"], summary["num_removed"]
+    table = Table(title=f"kept {kept:,} documents, removed {removed:,}", title_justify="left")
+    table.add_column("evaluation set")
+    for column in ("its documents", "too short to match", "removed because of it first"):
+        table.add_column(column, justify="right")
+    for found in summary["evaluation_sets"]:
+        table.add_row(found["name"], *(f"{found[key]:,}" for key in ("documents", "too_short", "removed")))
+    Console(file=sys.stdout).print(table)

@@ -10,8 +10,6 @@ units need neither hundreds of open files nor memory.
 
 import gzip
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from model_merge.corpus import SPLITS, Line, Rejected, Source, read_lines
+from model_merge.folders import begin, check_output, finish
 from model_merge.partition import Keys, Position, add_up, locate, make_units, split_of
 
 FORMAT = {"format": "partition", "version": 1}
@@ -142,36 +141,6 @@ class UnitWriter:
 
     def _path(self, unit: str, split: str) -> Path:
         return self.folder / unit / split / SHARD
-
-
-def check_output(out: Path, mark: str, *, overwrite: bool) -> None:
-    """Refuse to write over anything that is there, and over a folder that is none of ours in any case."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not overwrite:
-        raise FileExistsError(f"{str(out)!r} exists: remove it, choose another place or give --overwrite")
-    if not (out / mark).is_file():
-        raise FileExistsError(f"{str(out)!r} has no {mark}, so it is not overwritten: remove it yourself")
-
-
-def begin(out: Path) -> Path:
-    """An empty folder beside `out`; what an earlier attempt left there is removed."""
-    unfinished = out.with_name(out.name + ".tmp")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    return unfinished
-
-
-def finish(unfinished: Path, out: Path) -> None:
-    """Give a finished folder its name; one that has it already goes away."""
-    if out.exists() and any(out.iterdir()):
-        old = out.with_name(out.name + ".old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
-        os.replace(unfinished, out)
-        shutil.rmtree(old)
-    else:
-        os.replace(unfinished, out)
 
 
 def _located(

@@ -177,8 +177,8 @@ def _shuffle_all(counts: list[int], rng: np.random.Generator) -> BatchNumbers:
     total = sum(counts)
     if not counts[-1]:
         raise ValueError(
-            "the longest bucket has too few chunks for an update, and the natural curriculum begins with one "
-            "(LMEnt's code stops here, too): take smaller --batch-tokens, or build with a smaller --max-length"
+            "the longest bucket has too few chunks for an update, and the natural curriculum begins with "
+            "one (LMEnt's code stops here, too): take smaller --batch-tokens or a smaller --max-length"
         )
     order = np.arange(total, dtype=np.uint32)
     first = int(rng.integers(total - counts[-1], total))

@@ -2,6 +2,7 @@
 
 run/order                                our own order folder
 batch_indices.npy, LMEnt-Dataset/        LMEnt: one epoch, or all epochs whose files are there
+vsl-grow-p2-8-cycle/                     LMEnt: what its data loader keeps
 global_indices.npy                       OLMo, OLMo-core (the batch size must be said)
 *_indexmap_*_shuffle_idx.npy             Pythia, GPT-NeoX: index maps
 document.idx                             Pythia: the pre-shuffled rows
@@ -18,7 +19,9 @@ import numpy.typing as npt
 from chunk_provenance.formats import FormatError
 from chunk_provenance.order import DataOrder, load_order
 from chunk_provenance.published.lment_order import find_batch_indices, read_lment_order
-from chunk_provenance.published.olmo_order import MAGIC, find_global_indices, read_olmo_order
+from chunk_provenance.published.lment_vsl import compose_lment_order, find_batch_orders
+from chunk_provenance.published.npy_files import MAGIC
+from chunk_provenance.published.olmo_order import find_global_indices, read_olmo_order
 from chunk_provenance.published.pythia_order import (
     INDEX_MAGIC,
     PYTHIA_BATCH_SIZE,
@@ -65,7 +68,8 @@ def open_order(
     if epochs is not None:
         files = _take_epochs(files, epochs, path)
     if found == "lment":
-        order = read_lment_order(files)
+        composed = files[0].name.startswith("global_batch_indices")
+        order = compose_lment_order(files) if composed else read_lment_order(files)
     elif found == "olmo":
         if batch_size is None:
             raise ValueError(
@@ -93,7 +97,7 @@ def recognise(path: Path) -> Kind:
         return "pythia"
     if path.name.startswith("global_indices"):
         return "olmo"
-    if head.startswith(MAGIC):
+    if head.startswith(MAGIC) or path.name.startswith("global_batch_indices"):
         return "lment"
     raise ValueError(
         f"{str(path)!r} does not show whose data order it is: say --kind olmo (plain uint32) or pythia"
@@ -103,7 +107,7 @@ def recognise(path: Path) -> Kind:
 def _recognise_folder(path: Path) -> Kind:
     if (path / "order.json").is_file():
         return "own"
-    if find_batch_indices(path):
+    if find_batch_indices(path) or find_batch_orders(path):
         return "lment"
     if find_global_indices(path):
         return "olmo"
@@ -111,7 +115,7 @@ def _recognise_folder(path: Path) -> Kind:
         return "pythia"
     raise FileNotFoundError(
         f"no data order in {str(path)!r}: it has no order.json, batch_indices*.npy, global_indices*.npy, "
-        "*_shuffle_idx.npy or document.idx"
+        "global_batch_indices_*.npy, *_shuffle_idx.npy or document.idx"
     )
 
 
@@ -122,7 +126,7 @@ def published_files(path: Path, kind: Kind) -> list[Path]:
     if not path.is_dir():
         return [path]
     if kind == "lment":
-        files = find_batch_indices(path)
+        files = find_batch_indices(path) or find_batch_orders(path)
     elif kind == "olmo":
         files = find_global_indices(path)
     else:

@@ -8,10 +8,11 @@ matrix a vector: the row-wise variants are the same functions.
 
 import numpy as np
 
+from model_merge.dtypes import Values
 from model_merge.methods.linear import weighted_sum
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import Doubles, differences, gram, vector_gram, vector_ids
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.plan import Inputs, Kernel
 
 
 def slerp_factors(products: Doubles, t: float) -> Doubles:

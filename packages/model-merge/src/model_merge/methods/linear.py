@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from model_merge.dtypes import Values
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, elementwise
-from model_merge.plan import Values
 
 WEIGHT = Parameter("weight", "number", of="model")
 
@@ -46,7 +46,7 @@ def linear(call: Call) -> Prepare:
 def task_arithmetic(call: Call) -> Prepare:
     """b + lambda * sum of w_i (x_i - b)."""
     weights = call.each("weight")
-    scale = call.shared["lambda"]
+    scale = float(call.shared["lambda"])
     divisor = nonzero_sum(weights, call.tensor) if call.shared["normalize"] and weights else 1.0
 
     def arithmetic(flat_start: int, values: list[Values]) -> Values:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from model_merge.plan import Inputs, Values
+from model_merge.dtypes import Values
+from model_merge.plan import Inputs
 
 Doubles = npt.NDArray[np.float64]
 
