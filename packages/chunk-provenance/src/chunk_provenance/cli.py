@@ -13,6 +13,7 @@ from chunk_provenance import (
     learning_commands,
     mixture_commands,
     order_commands,
+    published_commands,
     show_command,
     store_commands,
 )
@@ -34,6 +35,7 @@ app.command()(intervention_commands.hold_out)
 app.command()(intervention_commands.reschedule)
 app.command()(intervention_commands.swap)
 app.command()(intervention_commands.diff)
+app.add_typer(published_commands.app)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)

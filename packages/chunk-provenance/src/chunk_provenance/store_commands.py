@@ -25,6 +25,7 @@ from chunk_provenance.order import (
     load_order,
     save_order,
 )
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 from chunk_provenance.tokenizing import train_tokenizer
 from chunk_provenance.verify import verify_log
@@ -160,7 +161,7 @@ def verify(
 
     Example: chunk-provenance verify run/order run/metrics.jsonl
     """
-    result = verify_log(load_order(order), metrics)
+    result = verify_log(open_order(order), metrics)
     if result.step is not None:
         expected = result.expected or "has no such update"
         print(f"step {result.step} differs: the log says {result.logged}, the order {expected}")
