@@ -167,7 +167,8 @@ def seen_by(
         print(json.dumps({**summary, "of_chunks": listed}, indent=2))
         return
     cells = [[str(cell) for cell in row] if row[1] else [str(row[0]), "0", "-", "-"] for row in rows]
-    show_table(line, ["chunk", "seen", "last at step", "steps ago"], cells)
+    print(line)
+    show_table("The chunks asked for", ["chunk", "seen", "last at step", "steps ago"], cells)
 
 
 def epochs(order: Order, as_json: AsJson = False) -> None:
