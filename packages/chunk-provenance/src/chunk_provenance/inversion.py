@@ -1,22 +1,22 @@
-"""Which updates trained on given chunks: the data order turned round, as dense layers.
+"""The updates of many chunks side by side: a grid that is read a row at a time.
 
-A layer holds one update per chunk, so that an order that shows every chunk once per epoch becomes one layer
-an epoch, written without sorting. What repeats within an epoch fills further layers as long as they would be
-at least a quarter full, and is sorted otherwise: never more than 16 bytes per occurrence.
+An order that shows every chunk once per epoch fills a column an epoch. Columns go on as long as a quarter of
+the chunks has so many updates; the rest lies in one flat array. So the grid never has more than four cells an
+exposure, and nothing is sorted.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from chunk_provenance.csr import Ints, gather, offsets_of
+from chunk_provenance.csr import Ints, gather
 from chunk_provenance.order import DataOrder
 
 Int32s = npt.NDArray[np.int32]
+BLOCK = 1 << 16  # chunks at a time: what is made of them stays in the cache
 DENSE_IDS = 1 << 28  # ids below this are looked up in a table, larger ones by bisection
 
 
@@ -35,7 +35,7 @@ class Places:
             return np.where(self.ids[spot] == ids, spot, -1).astype(np.int32)
         inside = (ids >= 0) & (ids < len(self.table))
         if inside.all():
-            return self.table[ids]
+            return self.table.take(ids)
         found = np.full(len(ids), -1, dtype=np.int32)
         found[inside] = self.table[ids[inside]]
         return found
@@ -58,77 +58,77 @@ def place_chunks(chunks: Ints) -> Places:
 
 
 @dataclass(frozen=True)
-class Inverse:
-    """The updates of chunks, numbered as in `Places`; each (update, chunk) once, masked ones left out."""
+class ChunkUpdates:
+    """The updates of some chunks, each once, ascending: those of chunk `c` stand in row `rows[c]`."""
 
-    num_chunks: int
+    rows: Ints  # (chunks,)
+    offsets: Ints
+    """Row `r` is `updates[offsets[r] : offsets[r + 1]]`."""
+    updates: npt.NDArray[Any]
     num_updates: int
-    layers: Sequence[npt.NDArray[Any]] = ()
-    """Each (chunks,): an update of every chunk, 0 = none."""
-    spill_offsets: Ints = field(default_factory=lambda: np.zeros(1, dtype=np.int64))
-    """All others: those of chunk `c` are `spill[spill_offsets[c] : spill_offsets[c + 1]]`."""
-    spill: npt.NDArray[Any] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
 
-    def relabel(self, labels: npt.NDArray[Any]) -> "Inverse":
-        """The same with `labels[update]` for every update; labels[0] must be 0, the sign for none."""
-        layers = [labels[layer] for layer in self.layers]
-        return Inverse(self.num_chunks, self.num_updates, layers, self.spill_offsets, labels[self.spill])
+    @property
+    def starts(self) -> Ints:
+        """Where the updates of each chunk begin, (chunks,)."""
+        return self.offsets[self.rows]
 
-    def events(self, chunks: Int32s) -> Iterator[tuple[Ints | None, npt.NDArray[Any]]]:
-        """Parts of all (position in `chunks`, update) pairs, in no order; None = every position."""
-        for layer in self.layers:
-            updates = layer[chunks]
-            if updates.all():
-                yield None, updates
-            else:
-                position = np.flatnonzero(updates)
-                yield position, updates[position]
+    @property
+    def lengths(self) -> Ints:
+        """How many updates each chunk has, (chunks,)."""
+        return self.offsets[self.rows + 1] - self.offsets[self.rows]
+
+    def of(self, chunks: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
+        """The updates of several chunks: of every update, the chunk's place in `chunks`, and the update."""
+        row, position = gather(self.offsets, self.rows[chunks])
+        return row, self.updates[position].astype(np.int64)
+
+    def grid(self, labels: npt.NDArray[Any] | None = None) -> "Grid":
+        """The updates, or `labels[update]` for each, a row a chunk; labels[0] must be 0, which means none."""
+        labels = np.arange(self.num_updates + 1, dtype=np.int32) if labels is None else labels
+        starts, lengths, num_chunks = self.starts, self.lengths, len(self.rows)
+        quarter = num_chunks - max(num_chunks // 4, 1)
+        depth = int(np.partition(lengths, quarter)[quarter]) if num_chunks else 0
+        cells = np.empty((num_chunks, depth), dtype=labels.dtype)
+        columns = np.arange(depth)
+        for first in range(0, num_chunks if depth else 0, BLOCK):
+            block = slice(first, first + BLOCK)
+            updates = self.updates.take(starts[block, None] + columns, mode="clip")
+            updates[columns >= lengths[block, None]] = 0
+            cells[block] = labels.take(updates)
+        tails = np.concatenate([[0], np.cumsum(np.maximum(lengths - depth, 0))])
+        row = np.repeat(np.arange(num_chunks), np.diff(tails))
+        spill = labels.take(self.updates.take(np.arange(len(row)) - tails[row] + starts[row] + depth))
+        return Grid(cells, tails, spill)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A row of values per chunk, 0 = none, and in `spill` those for which there is no column."""
+
+    cells: npt.NDArray[Any]  # (chunks, columns)
+    spill_offsets: Ints  # (chunks + 1,)
+    spill: npt.NDArray[Any]
+
+    def rows(self, chunks: Int32s) -> Iterator[tuple[Ints | None, npt.NDArray[Any]]]:
+        """All values of some chunks, (rows, columns), and for each row its place in `chunks`; None = all."""
+        if self.cells.shape[1]:
+            yield None, self.cells.take(chunks, axis=0)  # ten times as fast as cells[chunks]
         if len(self.spill):
             row, position = gather(self.spill_offsets, chunks)
-            yield row, self.spill[position]
+            yield row, self.spill[position][:, None]
 
 
-def invert(order: DataOrder, places: Places) -> Inverse:
-    """The updates that trained on each of the given chunks."""
-    num_chunks, bits = len(places.ids), order.num_updates.bit_length()
-    layers: list[Int32s] = []
-    spilt = [np.empty(0, dtype=np.int64)]
-    for begin, end in _epochs(order):
-        first, last = order.offsets[begin], order.offsets[end]
-        place = places.find(order.ids[first:last])
-        update = np.repeat(
-            np.arange(begin + 1, end + 1, dtype=np.int32), np.diff(order.offsets[begin : end + 1])
-        )
-        place, update = _keep(place >= 0, place, update)
-        while len(place) and 4 * len(place) >= num_chunks:
-            layer = np.zeros(num_chunks, dtype=np.int32)
-            layer[place] = update  # of several updates of a chunk one stays, the others go on
-            place, update = _keep(layer[place] != update, place, update)
-            layers.append(layer)
-        spilt.append(pack(place, update, bits))
-    keys = sorted_unique(np.concatenate(spilt))
-    if order.masked is not None:
-        held_out = places.find(order.masked["chunk_id"].to_numpy())
-        update = order.masked["update"].to_numpy()
-        inside = (held_out >= 0) & (update > 0) & (update <= order.num_updates)
-        held_out, update = held_out[inside], update[inside]
-        for layer in layers:
-            layer[held_out[layer[held_out] == update]] = 0
-        keys = np.setdiff1d(keys, pack(held_out, update, bits))
-    local, spill = unpack(keys, bits)
-    return Inverse(
-        num_chunks, order.num_updates, layers, offsets_of(local, num_chunks), spill.astype(np.int32)
-    )
-
-
-def _epochs(order: DataOrder) -> Iterator[tuple[int, int]]:
-    """Where epochs begin and end, in updates; any division of the order would do."""
-    starts = order.epoch_starts[(order.epoch_starts > 0) & (order.epoch_starts < order.num_updates)]
-    yield from pairwise([0, *np.unique(starts).tolist(), order.num_updates])
-
-
-def _keep(which: npt.NDArray[np.bool_], *columns: Int32s) -> tuple[Int32s, ...]:
-    return columns if which.all() else tuple(column[which] for column in columns)
+def chunk_updates(order: DataOrder, chunks: Ints) -> ChunkUpdates:
+    """The updates that trained on each of the given chunks, masked ones left out."""
+    inverse = order.inverse
+    offsets, updates = inverse.offsets, inverse.updates
+    again = np.flatnonzero(updates[1:] == updates[:-1]) + 1  # a chunk twice in an update counts once
+    again = again[offsets[np.searchsorted(offsets, again, side="right") - 1] != again]
+    if len(again):
+        once = np.ones(len(updates), dtype=bool)
+        once[again] = False
+        offsets, updates = np.concatenate([[0], np.cumsum(once)])[offsets], updates[once]
+    return ChunkUpdates(inverse.rows(chunks), offsets, updates, order.num_updates)
 
 
 def sorted_unique(keys: Ints) -> Ints:

@@ -75,6 +75,8 @@ def from_popqa_kas(popqa: PopqaKas) -> StudiedFacts:
     notes = [*popqa.notes]
     if facts.num_rows < table.num_rows:
         notes.append(f"{table.num_rows:,} questions ask for {facts.num_rows:,} (subject, answer) pairs")
+    if without := int(pc.sum(pc.equal(facts["shared_chunks"], 0)).as_py() or 0):
+        notes.append(f"{without:,} facts have no chunk that names both subject and answer")
     return StudiedFacts(replace(popqa.facts, table=chunks), facts, questions, tuple(notes))
 
 
