@@ -15,6 +15,8 @@ from chunk_provenance.facts import (
 )
 from chunk_provenance.formats import FormatError
 from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
+from chunk_provenance.mixture_order import compute_store_order
+from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
@@ -43,6 +45,7 @@ __all__ = [
     "Exposures",
     "FactChunks",
     "FormatError",
+    "MixtureStore",
     "PopqaKas",
     "Segment",
     "StoredDocument",
@@ -54,6 +57,7 @@ __all__ = [
     "check_store",
     "compute_dynamics",
     "compute_order",
+    "compute_store_order",
     "find_exposures",
     "find_fact_chunks",
     "load_dynamics",
@@ -75,6 +79,7 @@ __all__ = [
     "stratified_sample",
     "trace_fact",
     "write_fact_chunks",
+    "write_mixture",
     "write_report",
     "write_section",
     "write_store",
