@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunk_provenance import DataOrder
+from chunk_provenance.chunk_updates import chunk_updates
 from chunk_provenance.csr import gather, offsets_of
 from chunk_provenance.exposures import find_exposures, updates_of_chunks
-from chunk_provenance.inversion import chunk_updates
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunk_provenance.csr import Ints, gather, offsets_of
-from chunk_provenance.inversion import (
+from chunk_provenance.chunk_updates import (
     ChunkUpdates,
     Grid,
     Int32s,
@@ -26,6 +25,7 @@ from chunk_provenance.inversion import (
     sorted_unique,
     unpack,
 )
+from chunk_provenance.csr import Ints, gather, offsets_of
 from chunk_provenance.order import DataOrder
 
 BLOCK = 1 << 19  # (fact, chunk) pairs at a time: what is made of them stays in the cache

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chunk_provenance.chunk_updates import pack, place_chunks, sorted_unique
 from chunk_provenance.facts import KINDS, FactChunks, read_fact_chunks
-from chunk_provenance.inversion import pack, place_chunks, sorted_unique
 from chunk_provenance.published import PopqaKas, read_popqa_kas
 from chunk_provenance.tables import read_user_columns
 
