@@ -254,6 +254,25 @@ def test_a_mergekit_file_runs_as_it_is_and_is_verified(cli, tmp_path, monkeypatc
         assert np.abs(tensor - expected[name]).max() <= 3e-7 * np.abs(expected[name]).max()
 
 
+def test_an_expression_in_a_file_runs_and_is_verified(models, cli, load_tensors):
+    text = "{sum: [{weight: 2, of: {method: slerp, base: a, of: [b], parameters: {t: 0.5}}}, {of: c}]}"
+    Path("merge.yml").write_text(text, encoding="utf-8")
+    assert cli("run", "merge.yml", "out")[0] == 0
+    # slerp of parallel vectors is linear: 1.5 times the weights
+    assert np.allclose(weights_of("out", load_tensors), (2 * 1.5 + 4) / 3 * models, rtol=1e-7, atol=0)
+    assert cli("verify", "out") == (0, "", "out is the merge of its inputs\n")
+    Path("merge.yml").write_text("{sum: [{of: a}, {from: b}]}", encoding="utf-8")
+    assert cli("run", "merge.yml", "out2") == (
+        2,
+        "",
+        "error: \"{'from': 'b'}\" is no term of a sum: expected {weight, of}\n",
+    )
+    Path("merge.yml").write_text("{sum: [", encoding="utf-8")
+    code, _, errors = cli("run", "merge.yml", "out2")
+    assert (code, errors.count("\n")) == (2, 1)
+    assert errors.startswith("error: 'merge.yml' is no YAML: ")
+
+
 def test_a_truncated_input_is_told(models, cli):
     path = Path("b/model.safetensors")
     path.write_bytes(path.read_bytes()[:-5])

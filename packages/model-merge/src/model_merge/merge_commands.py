@@ -268,7 +268,7 @@ def lawa(
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="A mergekit file (YAML).")],
+    file: Annotated[Path, typer.Argument(help="A mergekit file or an expression (YAML).")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     root: Annotated[Path, typer.Option(help="Where the file's relative paths begin.")] = Path("."),
     seed: Annotated[
@@ -284,14 +284,15 @@ def run(
 ) -> None:
     """Carry out a mergekit file: its methods, slices, parameters and tokenizer. Unknown keys are refused.
 
+    Or an expression, which nests sums and methods as deep as wanted and rounds once, at the end:
+    {method: slerp, base: {sum: [{of: a}, {of: b}]}, of: [c], parameters: {t: 0.5}}
+
     Example: model-merge run ties.yaml merged
     """
-    from model_merge.mergekit import plan_from_yaml
+    from model_merge.merge_files import plan_from_file
 
-    if not file.is_file():
-        raise FileNotFoundError(f"no merge file {str(file)!r}")
     carry_out(
-        plan_from_yaml(file, root, seed=seed, compat=_compat(compat)),
+        plan_from_file(file, root, seed=seed, compat=_compat(compat)),
         out,
         threads=threads,
         max_shard_size=max_shard_size,
