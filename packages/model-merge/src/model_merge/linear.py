@@ -19,7 +19,7 @@ def plan_linear(
     dtype: str | None = None,
     compat: Compat | None = None,
     untie: bool = False,
-    donor: int = 0,
+    donor: str | None = None,
 ) -> MergePlan:
     """The plan of a linear merge, after every check of its inputs.
 
@@ -32,8 +32,8 @@ def plan_linear(
         raise ValueError("every weight is zero: there is nothing to merge")
     checkpoints = tuple(open_checkpoint(reference) for reference in flat)
     check(checkpoints, dtype=dtype, untie=untie)
-    if not 0 <= donor < len(checkpoints):
-        raise ValueError(f"there is no model {donor + 1} to take config and tokenizer from")
+    if donor is not None and donor not in flat:
+        raise ValueError(f"the donor {donor!r} is none of the models: {', '.join(map(repr, flat))}")
     weights = _given(expression) if compat == "mergekit" else list(flat.values())
     names = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.tensors)
     tensors = tuple(_tensor(checkpoints, name, weights, dtype, compat) for name in names)
@@ -45,8 +45,9 @@ def plan_linear(
             "weights": _weights_json(flat),
             "dtype": dtype,
             "compat": compat,
+            "untie": untie,
         },
-        donor=donor,
+        donor=0 if donor is None else list(flat).index(donor),
         config_changes={"tie_word_embeddings": False} if untie and _tying_differs(checkpoints) else {},
     )
 
