@@ -170,7 +170,13 @@ def _canonical(value: Any, positions: Mapping[ModelReference, int]) -> Any:
     if isinstance(value, ModelReference):
         return {"model": positions[value]}
     if isinstance(value, ModelToken):
-        return {"model": positions[value.model], "token": value.token, "token_id": value.token_id}
+        model = {"model": positions[value.model]}
+        if value.token is None and value.token_id is None:
+            return model
+        which = {"token": value.token} if value.token_id is None else {"token_id": value.token_id}
+        return {"kind": "model_token", "model": model, **which}
+    if value == "zero":
+        return {"kind": "zero"}
     if isinstance(value, Strict):
         value = {name: getattr(value, name) for name in sorted(value.model_fields_set - OURS)}
     if isinstance(value, Mapping):
