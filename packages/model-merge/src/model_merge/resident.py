@@ -24,6 +24,7 @@ from model_merge.running_sum import FRESH_FRACTION, ExponentRange, Reach, Runnin
 from model_merge.subsets import Merge
 
 SCAN = 1 << 20  # elements
+CPU_BLOCK = 1 << 16  # elements, whose temporaries fit a processor's cache
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -157,7 +158,9 @@ class Resident:
         for name, running in self.sums.items():
             total = running.move(merge.coefficients)
             target = self.targets[name]
-            target.copy_(round_once(total / merge.divisor, target.dtype))
+            for begin in range(0, len(total), running.block):
+                block = slice(begin, begin + running.block)
+                target[block] = round_once(total[block] / merge.divisor, target.dtype)
             if min(merge.coefficients) < 0 and not bool(torch.isfinite(target).all()):
                 raise ValueError(f"{name!r} of the merge has values beyond the largest {target.dtype}")
 
@@ -232,13 +235,14 @@ def make_resident(
     def start(size: int) -> torch.Tensor:
         return torch.full((size,), -0.0, dtype=torch.float64, device=device)
 
+    block = CPU_BLOCK if device == "cpu" else 1 << 62
     sums = {}
     for name in progress(list(targets)):
         inexact = find_inexact(checkpoints, name, reach)
         if inexact is not None:
             inexact = torch.from_numpy(inexact).to(device)
         load = partial(_get, inputs, name)
-        sums[name] = RunningSum(load, start, targets[name].numel(), inexact)
+        sums[name] = RunningSum(load, start, targets[name].numel(), block, inexact)
     return Resident(model, targets, sums)
 
 
