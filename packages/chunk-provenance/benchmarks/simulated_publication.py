@@ -1,4 +1,4 @@
-"""Write what LMEnt published, small and invented, and the answers of three simulated models.
+"""Write what LMEnt published, small and invented, and the answers of two simulated models.
 
     uv run python packages/chunk-provenance/benchmarks/simulated_publication.py OUT [--questions 3000]
 
@@ -22,7 +22,7 @@ from chunk_provenance.published import open_order, read_popqa_kas
 
 UPDATES, ROWS = 2000, 50
 STEPS = np.arange(0, UPDATES + 1, 200)
-MODELS = {"LMEnt-170M-1E": 60.0, "LMEnt-600M-1E": 30.0, "LMEnt-1B-1E": 15.0}
+MODELS = {"LMEnt-170M-1E": 240.0, "LMEnt-1B-1E": 50.0}
 ANSWERS = [
     "Arden",
     "Belmar",
@@ -69,6 +69,7 @@ def make_popqa(questions: int, rng: np.random.Generator) -> pa.Table:
         others = rng.choice(UPDATES * ROWS, min(int(rng.pareto(0.6) * 4), 8000), replace=False)
         answer = int(rng.integers(len(ANSWERS)))
         subject = np.union1d(shared, others)
+        elsewhere = rng.choice(UPDATES * ROWS, 3 * 2**answer, replace=False)
         rows.append(
             {
                 "id": 1_000_000 + number,
@@ -78,12 +79,12 @@ def make_popqa(questions: int, rng: np.random.Generator) -> pa.Table:
                 "s_uri": f"http://www.wikidata.org/entity/Q{10_000 + number}",
                 "o_uri": f"http://www.wikidata.org/entity/Q{100 + answer}",
                 "s_pop": int(len(subject) * rng.lognormal(1, 1.5)),
-                "o_pop": int(rng.lognormal(9, 1)),
+                "o_pop": int(2**answer * rng.lognormal(5, 1)),
                 "question": f"In what city was Person {number} born?",
                 "possible_answers": json.dumps([ANSWERS[answer]]),
                 "subject_chunks": subject,
                 "subject_num_chunks": len(subject),
-                "answer_chunks": np.union1d(shared, rng.choice(UPDATES * ROWS, 500, replace=False)),
+                "answer_chunks": np.union1d(shared, elsewhere),
                 "shared_chunks": shared,
             }
         )
@@ -108,9 +109,9 @@ def write_answers(out: Path, rng: np.random.Generator) -> None:
                 knows = (knows & (rng.random(len(questions)) > 0.05)) | (
                     shown & (counts[:, number] >= needed)
                 )
-                guess = rng.integers(len(ANSWERS), size=len(questions))
+                guess = rng.integers(20 * len(ANSWERS), size=len(questions))
                 for question, known, wrong, answer in zip(questions, knows, guess, right, strict=True):
-                    said = f"{answer.lower()}, I think." if known else f"{ANSWERS[wrong]}."
+                    said = f"{answer.lower()}, I think." if known else f"{[*ANSWERS, '?'][min(wrong, 10)]}"
                     lines.writerow([f"{model}:step{step}", question, said])
 
 

@@ -160,23 +160,28 @@ def cut_as_lment(length, *, shortest, longest):
     return list(pairwise(ends))
 
 
-def entity(start, text, *candidates):
-    """A mention as LMEnt publishes it; candidates are (qid, name, scores of the four sources)."""
-    names = ("hyperlinks", "entity_linking", "coref", "coref_cluster")
-    return {
-        "char_start": start,
-        "char_end": start + len(text),
-        "text_mention": text,
-        "candidates": [
-            {
-                "qid": qid,
-                "name": name,
-                "scores_by_source": dict(zip(names, scores, strict=True)),
-                "aggregated_score": 0.4,
-            }
-            for qid, name, scores in candidates
-        ],
-    }
+@pytest.fixture
+def lment_entity():
+    """Makes a mention as LMEnt publishes it, with candidates (qid, name, scores of the four sources)."""
+
+    def make(start, text, *candidates):
+        names = ("hyperlinks", "entity_linking", "coref", "coref_cluster")
+        return {
+            "char_start": start,
+            "char_end": start + len(text),
+            "text_mention": text,
+            "candidates": [
+                {
+                    "qid": qid,
+                    "name": name,
+                    "scores_by_source": dict(zip(names, scores, strict=True)),
+                    "aggregated_score": round(float(np.dot((0.4, 0.3, 0.2, 0.1), scores)), 2),
+                }
+                for qid, name, scores in candidates
+            ],
+        }
+
+    return make
 
 
 @pytest.fixture

@@ -1,6 +1,10 @@
 """`build --packing lment`, `--eos`, and `order --curriculum`, on stores."""
 
 import json
+import re
+import shlex
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 from chunk_provenance import load_order, open_store, write_store
 from chunk_provenance.build import Packing, build_store
 from chunk_provenance.documents import Document
+from chunk_provenance.encoding import encode_documents
 from chunk_provenance.lment import Curriculum, chunk_documents
 from chunk_provenance.lment.from_store import order_store
 from chunk_provenance.mentions import MentionFile
@@ -19,6 +24,7 @@ from chunk_provenance.retention import count_retention
 from chunk_provenance.tokenizing import TextEncoder
 
 FOLDER = Path(__file__).parent / "golden" / "lment_data" / "vsl"
+README = Path(__file__).parents[1] / "README.md"
 NAMES = {"Ada": "Q1", "Bob": "Q2", "東京": "Q3", "again, and": "Q4"}
 DOCUMENTS = [
     Document("d1", "Ada met Bob in Bath. " * 3 + "東京 龍龍龍"),
@@ -33,12 +39,11 @@ def build(tmp_path, tokenizer_json, make_mentions):
     mentions = make_mentions(DOCUMENTS, NAMES)
     numbers = iter(range(100))
 
-    def run(packing, **options):
+    def run(packing, *, batch_chars=1 << 20):
         path = tmp_path / f"store{next(numbers)}"
         encoder = TextEncoder(tokenizer_json)
-        build_store(
-            path, DOCUMENTS, encoder=encoder, packing=packing, mentions=MentionFile(mentions), **options
-        )
+        batches = encode_documents(DOCUMENTS, encoder, batch_chars=batch_chars)
+        build_store(path, batches, encoder=encoder, packing=packing, mentions=MentionFile(mentions))
         return open_store(path)
 
     return run
@@ -236,3 +241,21 @@ def test_chunks_of_one_length_have_no_curriculum(build):
     store = build(Packing("fixed", max_length=16))
     with pytest.raises(ValueError, match="orders chunks by their lengths, and these all have one"):
         order_store(store, Curriculum(), batch_tokens=64, seed=0, epochs=1)
+
+
+@pytest.mark.skipif(not README.is_file(), reason="needs README.md: the tests were copied away from it")
+def test_the_readme_s_section_prints_what_it_says(tmp_path, monkeypatch, run_cli):
+    monkeypatch.chdir(tmp_path)
+    section = README.read_text(encoding="utf-8").split("## As LMEnt did it")[1]
+    block = re.search(r"```console\n(.*?)```", section, flags=re.DOTALL).group(1)
+    for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+        command, output = part.split("\n", 1)
+        if command.startswith("python"):
+            words = [sys.executable, *shlex.split(command)[1:-2]]
+            Path("many.jsonl").write_bytes(subprocess.run(words, capture_output=True, check=True).stdout)
+            continue
+        code, printed, err = run_cli(*shlex.split(command)[1:])
+        warnings = [line for line in err.splitlines() if line.startswith("warning")]
+        shown = [line for line in output.splitlines() if line not in warnings]
+        assert (code, [line.rstrip() for line in printed.splitlines()]) == (0, shown)
+        assert len(shown) + len(warnings) == len(output.splitlines())

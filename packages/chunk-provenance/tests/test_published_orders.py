@@ -373,7 +373,7 @@ def test_an_own_order_is_opened_as_it_was_saved(tmp_path):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda folder: folder, "no data order in"),
+        (lambda folder: folder, "it has no order.json, batch_indices"),
         (lambda folder: folder / "none", "no data order at"),
         (lambda folder: save_plain(folder / "indices.bin", [1, 2]), "does not show whose data order it is"),
         (lambda folder: "pythia:many", "expected 'pythia:' and a number of updates"),

@@ -242,7 +242,7 @@ def test_a_file_is_merged_and_bad_lines_are_listed(records, tmp_path):
         (22, "62180015", "left out"),
     ]
     assert failures[1]["content"] == "{"
-    assert "KeyError" not in failures[5]["reason"]
+    assert failures[5]["reason"] == "its 'entity_linking' is not as LMEnt writes it: no field 'text'"
 
 
 def test_a_killed_run_continues_and_ends_with_the_same_bytes(records, tmp_path):
@@ -331,3 +331,24 @@ def test_records_that_cannot_be_mentions_are_listed(tmp_path):
     assert dict(counts.failed) == {"offset mismatch": 1, "no text": 1, "broken record": 1}
     rows = pq.read_table(tmp_path / "mentions.parquet").select(["doc_id", "surface", "entity"]).to_pylist()
     assert rows == [{"doc_id": "4", "surface": "Ada", "entity": None}]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"hyperlinks_clean": [{"qcode": "Q1", "start": "0"}]}, "'hyperlinks_clean' .* no field 'end'"),
+        (
+            {"hyperlinks_clean": [dict(qcode="Q1", start="0", end=3, surface_form="Ada", uri="Ada")]},
+            "offsets '0' and 3 are no whole numbers",
+        ),
+        ({"coref": {"clusters_char_offsets": [[[0, 3]]], "clusters_char_text": []}}, "'coref' is not as"),
+        (
+            {"coref": {"clusters_char_offsets": [[[0, 3]]], "clusters_char_text": [[7]]}},
+            "text 7 is no string",
+        ),
+        ({"entity_linking": ["Ada"]}, "'entity_linking' is not as LMEnt writes it"),
+    ],
+)
+def test_annotations_of_another_form_are_refused(record, message):
+    with pytest.raises(ValueError, match=message):
+        merge_record(record, {})

@@ -55,7 +55,7 @@ class Analysis:
 
 
 @dataclass(frozen=True)
-class Settings:
+class AnalysisSettings:
     """How to analyse; the defaults are the paper's."""
 
     edges: Sequence[int] = PAPER_BINS
@@ -85,7 +85,7 @@ def analyze(
     studied: StudiedFacts,
     answers: pa.Table,
     *,
-    settings: Settings | None = None,
+    settings: AnalysisSettings | None = None,
     flops_per_step: Mapping[str, float] | None = None,
 ) -> Analysis:
     """Join what was seen when with what each model knew when.
@@ -97,7 +97,7 @@ def analyze(
         settings: bins, intervals and definitions.
         flops_per_step: of each model; the key "" stands for all models.
     """
-    settings = settings or Settings()
+    settings = settings or AnalysisSettings()
     check_same_store(order, studied.chunks)
     kept, unmatched = match_answers(answers, studied, order.num_updates)
     fact_ids = pc.unique(kept["fact_id"])
@@ -119,7 +119,11 @@ def analyze(
         "num_updates": order.num_updates,
         "epoch_starts": order.epoch_starts.tolist(),
         "injected_rows": exposures.num_injected,
-        "parameters": {**asdict(settings), "flops_per_step": dict(flops_per_step or {})},
+        "parameters": {
+            **asdict(settings),
+            "bounds": None if settings.bounds is None else list(settings.bounds),
+            "flops_per_step": dict(flops_per_step or {}),
+        },
         "facts": studied.facts.num_rows,
         "notes": list(studied.notes),
         "unmatched": count_reasons(unmatched),
@@ -138,7 +142,7 @@ def _analyze_model(
     model: str,
     answers: pa.Table,
     seen: tuple[pa.Array, Exposures, pa.Table],
-    settings: Settings,
+    settings: AnalysisSettings,
     flops: float | None,
 ) -> dict[str, Any]:
     """All tables of one model, each with the model's name in front."""
@@ -182,7 +186,10 @@ def _add_facts(facts: pa.Table, studied: pa.Table) -> pa.Table:
     """Subject, answer, chunks and popularity beside the exposures."""
     place = pc.index_in(facts["fact_id"], studied["fact_id"].combine_chunks()).combine_chunks()
     for at, name in enumerate(studied.column_names[1:], start=1):
-        facts = facts.add_column(at, name, studied[name].take(place))
+        values = studied[name].take(place)
+        if name in CHUNK_COLUMNS and studied[name].null_count < studied.num_rows:
+            values = values.fill_null(0)  # a fact without a row has no chunk
+        facts = facts.add_column(at, name, values)
     return facts
 
 
@@ -205,7 +212,7 @@ def _with_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _groups(
-    facts: pa.Table, counts: Counts, steps: Counts, settings: Settings
+    facts: pa.Table, counts: Counts, steps: Counts, settings: AnalysisSettings
 ) -> dict[str, tuple[Counts, list[str]]]:
     """Every way to divide the facts: the bin of each fact (at each step), and the bins' names."""
     everything = np.zeros(facts.num_rows, dtype=np.int64)
@@ -230,7 +237,7 @@ def _groups(
 def _accuracy(
     facts: pa.Table,
     counts: Counts,
-    settings: Settings,
+    settings: AnalysisSettings,
     known: Bools,
     by_question: Knowledge,
     answers: pa.Table,
@@ -269,7 +276,7 @@ def _predictors(facts: pa.Table, seed: int) -> pa.Table:
 
 
 def _summary(
-    model: str, knowledge: Knowledge, by_question: Knowledge, facts: pa.Table, settings: Settings
+    model: str, knowledge: Knowledge, by_question: Knowledge, facts: pa.Table, settings: AnalysisSettings
 ) -> dict[str, Any]:
     answered = by_question.known(settings.max_rank)[:, -1]
     return {

@@ -7,7 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import typer
 
-from chunk_provenance.analysis import PAPER_BINS, POPULARITY_BINS, RECENCY_BINS, Analysis, Settings, analyze
+from chunk_provenance.analysis import (
+    PAPER_BINS,
+    POPULARITY_BINS,
+    RECENCY_BINS,
+    Analysis,
+    AnalysisSettings,
+    analyze,
+)
 from chunk_provenance.analysis_files import NO_FIGURES, save_analysis, write_csv
 from chunk_provenance.analysis_section import (
     accuracy_by_bins,
@@ -111,7 +118,7 @@ def analyze_command(
     opened = open_order(order, kind=kind, batch_size=batch_size, epochs=epochs, updates=updates)
     studied = open_studied_facts(facts)
     given = read_answers(answers, columns=parse_columns(column), questions=studied.questions)
-    settings = Settings(
+    settings = AnalysisSettings(
         edges=parse_numbers(bins, "--bins"),
         popularity_edges=parse_numbers(popularity_bins, "--popularity-bins"),
         recency_edges=parse_numbers(recency_bins, "--recency-bins"),
@@ -211,7 +218,10 @@ def show_analysis(result: Analysis, out: Path, *, as_json: bool) -> None:
         print_json(result.info)
         return
     last = analysis_sections(result)[-1]
-    for table in (accuracy_by_bins(result, ["shared_chunks"]), *change_tables(result), *last["tables"]):
+    shared = accuracy_by_bins(result, ["shared_chunks"])
+    title = f"{shared['title']}, by shared chunks"
+    show_table(title, shared["columns"][1:], [row[1:] for row in shared["rows"]])
+    for table in (*change_tables(result), *last["tables"]):
         show_table(table["title"], table["columns"], table["rows"])
     for note in result.info["notes"]:
         print(f"{note}.")

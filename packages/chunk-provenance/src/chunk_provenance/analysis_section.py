@@ -38,8 +38,8 @@ PREDICTOR_SUMMARY = (
 CHANGE_SUMMARY = (
     "Learned: not known at the first checkpoint of an interval, known at the second; forgotten: the "
     "reverse; net: their difference. A fact counts once per interval, in the bin of how often the run showed "
-    "it within that interval; % are shares of all facts of the bin, % at risk of those not known (learned) "
-    "or known (forgotten) before. Whiskers are 95% intervals; bars of fewer than "
+    "it within that interval (the last row: at least once). % are shares of all facts of the bin, risk % of "
+    "those not known (learned) or known (forgotten) before. Whiskers are 95% intervals; bars of fewer than "
     f"{MIN_COUNT} facts are left out of the figures."
 )
 EXPOSURE_SUMMARY = (
@@ -215,12 +215,12 @@ def accuracy_by_bins(analysis: Analysis, numbers: Iterable[str]) -> dict[str, An
                     cells[key][place + 1] = _share(row)
     rows = [[*key, *values] for key, values in cells.items() if values[0]]
     columns = ["by", "bin", "questions", *(name or "% (95% interval)" for *_, name in _models(analysis))]
-    return {"title": "Questions answered at the last checkpoint, %", "columns": columns, "rows": rows}
+    return {"title": "Questions answered at the end, %", "columns": columns, "rows": rows}
 
 
 def _share(row: dict[str, Any]) -> str:
-    share, low, high = (round(100 * row[name], 1) for name in ("accuracy", "low", "high"))
-    return f"{share} ({low}-{high})"
+    share, low, high = (100 * row[name] for name in ("accuracy", "low", "high"))
+    return f"{share:.1f} ({low:.0f}-{high:.0f})"
 
 
 def predictor_table(analysis: Analysis) -> dict[str, Any]:
@@ -264,7 +264,7 @@ def _change_section(analysis: Analysis) -> dict[str, Any]:
 
 def change_tables(analysis: Analysis) -> list[dict[str, Any]]:
     """A table a model: learned, forgotten and net by exposures in the interval, all intervals together."""
-    columns = ["exposures", "facts", "learned", "%", "% at risk", "forgotten", "%", "% at risk", "net %"]
+    columns = ["shown", "facts", "learned", "%", "risk %", "forgot", "%", "risk %", "net %"]
     tables = []
     for model, _, name in _models(analysis):
         here = _rows(analysis.intervals_summed, model=model)
@@ -276,10 +276,10 @@ def change_tables(analysis: Analysis) -> list[dict[str, Any]]:
 
 def _change_cells(row: dict[str, Any]) -> list[Any]:
     def percent(name: str) -> float | None:
-        return None if row[name] is None else round(100 * row[name], 1)
+        return None if row[name] is None else round(100 * row[name], 1) + 0.0  # no -0.0
 
     return [
-        row["exposures"] or "1+ in all",
+        row["exposures"] or "1+",
         row["facts"],
         row["learned"],
         percent("learned_rate"),

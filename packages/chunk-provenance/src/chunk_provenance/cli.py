@@ -11,7 +11,9 @@ from chunk_provenance import (
     build_command,
     intervention_commands,
     learning_commands,
+    mixture_commands,
     order_commands,
+    published_commands,
     show_command,
     store_commands,
 )
@@ -20,6 +22,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 app.command()(store_commands.tokenizer)
 app.command()(build_command.build)
 app.command()(store_commands.order)
+app.command()(mixture_commands.mix)
 app.command()(store_commands.verify)
 app.command()(show_command.show)
 app.command()(order_commands.steps_of)
@@ -32,6 +35,7 @@ app.command()(intervention_commands.hold_out)
 app.command()(intervention_commands.reschedule)
 app.command()(intervention_commands.swap)
 app.command()(intervention_commands.diff)
+app.add_typer(published_commands.app)
 app.command()(learning_commands.facts)
 app.command()(learning_commands.dynamics)
 app.command()(learning_commands.cloze)

@@ -106,7 +106,7 @@ def _draw_bars(axes: Any, figure: dict[str, Any]) -> None:
                 middle, y, np.nan_to_num(reach), fmt="none", ecolor="#222222", elinewidth=1, capsize=2
             )
     wide = axes.figure.get_figwidth()
-    crowded = max(map(len, names)) > 16 or sum(len(name) + 2 for name in names) > 10 * wide
+    crowded = max(map(len, names)) > 16 or sum(len(name) + 2 for name in names) > 9 * wide
     axes.set_xticks(
         range(len(names)), names, rotation=40 if crowded else 0, ha="right" if crowded else "center"
     )

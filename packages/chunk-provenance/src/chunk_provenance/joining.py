@@ -26,7 +26,8 @@ from chunk_provenance.exposures import find_exposures
 from chunk_provenance.facts import FactChunks, read_fact_chunks
 from chunk_provenance.formats import FormatError, check_format, open_table, write_json, write_table
 from chunk_provenance.hashing import hash_file
-from chunk_provenance.order import DataOrder, load_order
+from chunk_provenance.order import DataOrder
+from chunk_provenance.published import open_order, order_files
 
 TABLES = {
     "facts": "dynamics-facts",
@@ -120,11 +121,10 @@ def check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
 def join_files(order: Path, fact_chunks: Path, answers: Path, *, command: str, **options: Any) -> Dynamics:
     """Read the inputs, join them (options: `compute_dynamics`), note the command and their hashes."""
     result = compute_dynamics(
-        load_order(order), read_fact_chunks(fact_chunks), read_answers(answers), **options
+        open_order(order), read_fact_chunks(fact_chunks), read_answers(answers), **options
     )
-    order_files = sorted(path for path in order.iterdir() if path.is_file())
     inputs = {
-        "order": hash_files(order_files),
+        "order": hash_files(order_files(order)) or str(order),
         "fact_chunks": hash_files([fact_chunks]),
         "answers": hash_files([answers]),
     }
@@ -133,9 +133,9 @@ def join_files(order: Path, fact_chunks: Path, answers: Path, *, command: str, *
 
 
 def hash_files(paths: Sequence[Path]) -> str:
-    """Hex sha256 of one file, or of the hashes of several in the given order."""
+    """Hex sha256 of one file, or of the hashes of several in the given order; "" without any."""
     digests = [hash_file(path) for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def save_dynamics(dynamics: Dynamics, path: str | Path, *, overwrite: bool = False) -> None:

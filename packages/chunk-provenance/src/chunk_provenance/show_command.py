@@ -57,6 +57,8 @@ def show(
 def chunk_lines(chunk: dict[str, Any]) -> list[str]:
     """A chunk for people to read."""
     lines = [f"chunk {chunk['chunk_id']}: {chunk['tokens']} tokens, trained at length {chunk['bucket']}"]
+    if "of_store" in chunk:
+        lines.append(f"  chunk {chunk['chunk_id_there']} of the store {chunk['of_store']}")
     for segment in chunk["segments"]:
         lines.append(f"  document {name_document(segment)}")
         lines.append(f"  characters {segment['char_start']:,} to {segment['char_end']:,}")

@@ -310,13 +310,17 @@ class _Documents:
 
 
 def open_store(path: str | Path) -> ChunkStore:
-    """Open a chunk store folder.
+    """Open a chunk store folder, or a mixture of stores.
 
     Raises:
         FileNotFoundError: `path` is no chunk store.
         FormatError: it is one of a version this release does not read.
     """
     path = Path(path)
+    if (path / "mixture.json").is_file():
+        from chunk_provenance.mixtures import open_mixture
+
+        return open_mixture(path)
     if not (path / "meta.json").is_file():
         raise FileNotFoundError(f"no chunk store at {str(path)!r}: 'chunk-provenance build' makes one")
     content = (path / "meta.json").read_bytes()

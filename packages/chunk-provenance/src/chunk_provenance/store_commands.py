@@ -4,7 +4,6 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +18,14 @@ from chunk_provenance.build import differences
 from chunk_provenance.documents import Document, Rejected, find_sources, read_documents
 from chunk_provenance.lment.curriculum import Curriculum
 from chunk_provenance.lment.from_store import order_store, retained_table, warnings_of
+from chunk_provenance.mixture_order import compute_store_order, count_trained, trained_table
+from chunk_provenance.mixtures import MixtureStore
 from chunk_provenance.order import (
     DataOrder,
-    compute_order,
     load_order,
     save_order,
 )
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 from chunk_provenance.tokenizing import train_tokenizer
 from chunk_provenance.verify import verify_log
@@ -121,8 +122,9 @@ def order(
     if curriculum is None:
         if cycles is not None or balanced:
             raise ValueError("--cycles and --balanced belong to a --curriculum")
-        wanted = compute_order(opened.bucket, **asked)
-        wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+        wanted = compute_store_order(opened, **asked)
+    elif isinstance(opened, MixtureStore):
+        raise ValueError("a --curriculum orders one chunk store, this is a mixture: order it without")
     else:
         wanted = order_store(opened, Curriculum(curriculum.value, cycles or 8, balanced), **asked)
         show_table("An epoch", *retained_table(wanted.info))
@@ -134,6 +136,8 @@ def order(
     else:
         save_order(wanted, out, overwrite=overwrite)
     num_epochs = len(wanted.epoch_starts)
+    if isinstance(opened, MixtureStore):
+        show_table(*trained_table(count_trained(wanted, opened)))
     print(f"{wanted.num_updates:,} updates in {num_epochs} epochs, {len(wanted.ids):,} chunks, {out}")
 
 
@@ -157,7 +161,7 @@ def verify(
 
     Example: chunk-provenance verify run/order run/metrics.jsonl
     """
-    result = verify_log(load_order(order), metrics)
+    result = verify_log(open_order(order), metrics)
     if result.step is not None:
         expected = result.expected or "has no such update"
         print(f"step {result.step} differs: the log says {result.logged}, the order {expected}")

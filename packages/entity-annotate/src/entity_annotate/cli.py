@@ -173,10 +173,7 @@ def merge_lment(
     from entity_annotate.lment_records import merge_file, read_labels
 
     names = read_labels(labels) if labels is not None else {}
-    with _progress() as tell:
-        counts = merge_file(
-            records, out, labels=names, overwrite=overwrite, on_record=_every_ten_thousand(tell)
-        )
+    counts = merge_file(records, out, labels=names, overwrite=overwrite, on_record=_tell_lines)
     _tell_counts(counts, out, max_failed)
 
 
@@ -198,19 +195,14 @@ def lment_mentions(
 
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists: remove it, choose another place or give --overwrite")
-    with _progress() as tell:
-        counts = convert_file(records, out, on_record=_every_ten_thousand(tell))
+    counts = convert_file(records, out, on_record=_tell_lines)
     _tell_counts(counts, out, max_failed)
 
 
-def _every_ten_thousand(tell: Callable[[str, int], None]) -> Callable[[int], None]:
+def _tell_lines(number: int) -> None:
     """Tell the progress now and then."""
-
-    def told(number: int) -> None:
-        if number % 10_000 == 0:
-            tell("10,000 lines", number // 10_000 - 1)
-
-    return told
+    if number % 10_000 == 0:
+        typer.echo(f"{number:,} lines read", err=True)
 
 
 def _tell_counts(counts: "RecordCounts", out: Path, max_failed: float) -> None:

@@ -132,7 +132,8 @@ def read_evidence(record: Mapping[str, Any], labels: Mapping[str, str]) -> Recor
         ]
         _check_types([*links, *linked], clusters)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"its {step!r} is not as LMEnt writes it: {error}") from error
+        what = f"no field {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"its {step!r} is not as LMEnt writes it: {what}") from error
     return RecordEvidence(links, linked, clusters)
 
 

@@ -164,7 +164,8 @@ def mention_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             place = {**shared, "char_start": start, "char_end": end, "surface": text[start:end]}
             rows += [{**place, **_candidate(found)} for found in mention["candidates"] or [None]]
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"its 'entities' is not as LMEnt writes it: {error!r}") from error
+        what = f"no field {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"its 'entities' is not as LMEnt writes it: {what}") from error
     return sorted(
         rows, key=lambda r: (r["char_start"], r["char_end"], -(r["score"] or 0.0), r["entity"] or "")
     )

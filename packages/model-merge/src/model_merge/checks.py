@@ -105,9 +105,9 @@ def _is_tied_in_one(first: Checkpoint, other: Checkpoint, name: str) -> bool:
     return name in HEADS and untied_name(without, name) != name
 
 
-def _listed(names: Sequence[str]) -> str:
-    listed = ", ".join(names[:MOST_LISTED])
-    return listed + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")
+def _listed(names: Sequence[str], most: int = MOST_LISTED) -> str:
+    listed = ", ".join(names[:most])
+    return listed + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _shape_problems(first: Checkpoint, other: Checkpoint) -> list[str]:
@@ -137,26 +137,28 @@ def _vocabulary(checkpoint: Checkpoint) -> int | None:
 
 def _dtype_problems(first: Checkpoint, other: Checkpoint, *, dtype: str | None) -> list[str]:
     """Types that differ, and tensors that are no numbers and differ in their bytes."""
-    mixed, copied = [], []
+    mixed: dict[tuple[str, str], list[str]] = {}
+    copied = []
     for name, tensor in first.tensors.items():
         theirs = other.tensors.get(name)
         if theirs is None:
             continue
         floats = tensor.dtype in FLOATS and theirs.dtype in FLOATS
         if tensor.dtype != theirs.dtype and not (floats and dtype):
-            mixed.append(f"{name} {tensor.dtype} and {theirs.dtype}")
+            mixed.setdefault((tensor.dtype, theirs.dtype), []).append(name)
         elif (
             tensor.dtype not in FLOATS
             and tensor.shape == theirs.shape
             and not _same_bytes(first, other, name)
         ):
             copied.append(f"{name} ({tensor.dtype})")
-    problems = []
-    if mixed:
-        problems.append(
-            f"{first.reference!r} and {other.reference!r} differ in type: {_listed(mixed)}; "
-            "--dtype says what the merge is to be"
+    problems = [
+        (
+            f"{len(names)} tensors are {mine} in {first.reference!r} and {their} in {other.reference!r} "
+            f"({_listed(names, most=3)}): --dtype says what the merge is to be"
         )
+        for (mine, their), names in mixed.items()
+    ]
     if copied:
         problems.append(
             f"{first.reference!r} and {other.reference!r} differ in tensors that are no floating-point "
@@ -237,7 +239,7 @@ def _quantised(checkpoint: Checkpoint) -> list[str]:
     method = settings.get("quant_method") if isinstance(settings, dict) else settings
     return [
         (
-            f"{checkpoint.reference!r} is quantised ({method}): its tensors are codes and scales, not weights; "
+            f"{checkpoint.reference!r} is quantised ({method}): its tensors are codes and scales; "
             "merge the checkpoints it was made from"
         )
     ]

@@ -9,6 +9,7 @@ from model_merge.checkpoint import Checkpoint, open_checkpoint
 from model_merge.checks import check, untied_name
 from model_merge.dtypes import FLOATS, Compute
 from model_merge.expression import Expression, Leaf, Linear, flatten, to_json, whole_weights
+from model_merge.methods.emulate import fused_sum, rounding
 from model_merge.plan import MergePlan, TensorPlan, TensorRef
 
 
@@ -18,7 +19,7 @@ def plan_linear(
     dtype: str | None = None,
     compat: Compat | None = None,
     untie: bool = False,
-    donor: int = 0,
+    donor: str | None = None,
 ) -> MergePlan:
     """The plan of a linear merge, after every check of its inputs.
 
@@ -31,8 +32,8 @@ def plan_linear(
         raise ValueError("every weight is zero: there is nothing to merge")
     checkpoints = tuple(open_checkpoint(reference) for reference in flat)
     check(checkpoints, dtype=dtype, untie=untie)
-    if not 0 <= donor < len(checkpoints):
-        raise ValueError(f"there is no model {donor + 1} to take config and tokenizer from")
+    if donor is not None and donor not in flat:
+        raise ValueError(f"the donor {donor!r} is none of the models: {', '.join(map(repr, flat))}")
     weights = _given(expression) if compat == "mergekit" else list(flat.values())
     names = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.tensors)
     tensors = tuple(_tensor(checkpoints, name, weights, dtype, compat) for name in names)
@@ -44,8 +45,9 @@ def plan_linear(
             "weights": _weights_json(flat),
             "dtype": dtype,
             "compat": compat,
+            "untie": untie,
         },
-        donor=donor,
+        donor=0 if donor is None else list(flat).index(donor),
         config_changes={"tie_word_embeddings": False} if untie and _tying_differs(checkpoints) else {},
     )
 
@@ -96,7 +98,7 @@ def _arithmetic(
     if "F64" in (*dtypes, output):
         raise ValueError(f"compat {compat} is for checkpoints of at most 32 bits, found F64")
     if compat == "mergekit":
-        return weighted_sum([float(weight) for weight in weights], float(sum(weights))), "F32"
+        return fused_sum([float(weight) for weight in weights], float(sum(weights)), rounding("F32")), "F32"
     if len({*weights}) > 1:
         raise ValueError("compat ez averages uniformly: it has no weights")
     if {*dtypes} - {"F32", "BF16"}:

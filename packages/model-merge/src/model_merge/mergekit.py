@@ -5,19 +5,17 @@ are refused, no tensor is dropped for being unknown, arithmetic is never below f
 and donor are taken in the order of the file.
 """
 
-import difflib
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from model_merge.checkpoint import Checkpoint, open_checkpoint
-from model_merge.dtypes import FLOATS
+from model_merge.chat_templates import choose_template, template_files
+from model_merge.checkpoint import Checkpoint
+from model_merge.checks import IncompatibleError, check
 from model_merge.layers import CONFIG_KEYS
+from model_merge.mergekit_context import Context, modules_of, open_all
 from model_merge.mergekit_schema import (
-    MergekitFile,
     ModelReference,
     ModelToken,
     OutputModule,
@@ -26,30 +24,12 @@ from model_merge.mergekit_schema import (
     read_file,
 )
 from model_merge.mergekit_slices import Output, Slice, Source, outputs_of
-from model_merge.mergekit_values import check_settings, resolve
-from model_merge.methods import METHODS, emulate
-from model_merge.methods.spec import Call, Compat, Method, Prepare, settle
-from model_merge.plan import MergePlan, TensorPlan, TensorRef
+from model_merge.mergekit_tensors import by_token, infos_of, is_aligned, tensor_plan
+from model_merge.methods.spec import Compat
+from model_merge.plan import MergePlan
 
-DTYPES = {"float64": "F64", "float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 OURS = {"random_seed", "compat"}
-NARROW = {"BF16", "F16", "F8_E4M3", "F8_E5M2"}
-
-
-@dataclass(frozen=True)
-class Context:
-    """What every tensor of a merge has in common."""
-
-    file: MergekitFile
-    method: Method
-    checkpoints: tuple[Checkpoint, ...]
-    positions: Mapping[ModelReference, int]
-    seed: int
-    compat: Compat | None
-
-    def position(self, reference: ModelReference | None) -> int | None:
-        """Of a model among the checkpoints."""
-        return None if reference is None else self.positions[reference]
+MODEL = re.compile(r"\bmodel (\d+)\b")
 
 
 def plan_from_yaml(
@@ -64,103 +44,29 @@ def plan_from_yaml(
         compat: Whose arithmetic to follow, in place of the file's `compat`.
 
     Raises:
-        ValueError: listing what is wrong with the file, or with the checkpoints.
+        ValueError: listing what is wrong with the file, or with the checkpoints (IncompatibleError).
         FileNotFoundError: a checkpoint is not there.
     """
     file = read_file(source)
     context = open_all(file, Path(root), seed=seed, compat=compat)
+    if file.models and context.alignment is None:
+        check(context.checkpoints, dtype="mixed types are promoted")
     outputs = _outputs(context)
-    tensors = _tensor_plans(context, outputs)
     return MergePlan(
         checkpoints=context.checkpoints,
-        tensors=tuple(tensors),
+        tensors=tuple(tensor_plan(context, output) for output in outputs),
         expression=_expression(context),
-        donor=_donor(context),
+        donor=context.donor,
         config_changes=_config_changes(context, outputs),
+        files=_files(context),
     )
-
-
-def open_all(file: MergekitFile, root: Path, *, seed: int | None, compat: Compat | None) -> Context:
-    """Check the parameters and open the models, in the order of the file."""
-    method = _find_method(file.merge_method)
-    _check_parameters(file, method)
-    references = list(dict.fromkeys(_references(file)))
-    checkpoints = tuple(_open(reference, root) for reference in references)
-    return Context(
-        file=file,
-        method=method,
-        checkpoints=checkpoints,
-        positions={reference: position for position, reference in enumerate(references)},
-        seed=file.random_seed if seed is None else seed,
-        compat=compat or file.compat,
-    )
-
-
-def _find_method(name: str) -> Method:
-    if name not in METHODS:
-        close = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"merge_method: {name!r} is not known here: {hint}(known: {', '.join(METHODS)})")
-    return METHODS[name]
-
-
-def _modules(file: MergekitFile) -> dict[str, OutputModule]:
-    """Every way of writing a merge as modules; the nameless one is the whole model."""
-    if file.modules is not None:
-        return file.modules
-    return {"": OutputModule(models=file.models, slices=file.slices)}
-
-
-def _references(file: MergekitFile) -> Iterable[ModelReference]:
-    for module in _modules(file).values():
-        for entry in module.models or ():
-            yield entry.model
-        for part in module.slices or ():
-            yield from (source.model for source in part.sources)
-            if part.base_model is not None:
-                yield part.base_model
-    if file.base_model is not None:
-        yield file.base_model
-    tokenizer = file.wanted_tokenizer
-    if tokenizer is not None:
-        if isinstance(tokenizer.source, ModelReference):
-            yield tokenizer.source
-        sources = (embedding.source for embedding in tokenizer.tokens.values())
-        yield from (source.model for source in sources if isinstance(source, ModelToken))
-
-
-def _open(reference: ModelReference, root: Path) -> Checkpoint:
-    local = root / reference.path
-    if local.exists():
-        return open_checkpoint(local)
-    if "+" in str(reference):
-        raise ValueError(
-            f"{str(reference)!r} is no folder, and LoRA adapters (MODEL+ADAPTER) are not supported: "
-            "merge the adapter into its model first"
-        )
-    return open_checkpoint(str(reference))
-
-
-def _check_parameters(file: MergekitFile, method: Method) -> None:
-    check_settings(method, file.parameters, of_model=False, where="parameters")
-    for name, module in _modules(file).items():
-        at = f"modules.{name}." if name else ""
-        check_settings(method, module.parameters, of_model=False, where=f"{at}parameters")
-        for i, entry in enumerate(module.models or ()):
-            check_settings(method, entry.parameters, of_model=True, where=f"{at}models[{i}].parameters")
-        for i, part in enumerate(module.slices or ()):
-            where = f"{at}slices[{i}]"
-            check_settings(method, part.parameters, of_model=False, where=f"{where}.parameters")
-            for j, source in enumerate(part.sources):
-                place = f"{where}.sources[{j}].parameters"
-                check_settings(method, source.parameters, of_model=True, where=place)
 
 
 def _outputs(context: Context) -> list[Output]:
     """All tensors that are written."""
     outputs: list[Output] = []
     problems: list[str] = []
-    modules = _modules(context.file)
+    modules = modules_of(context.file)
     for module_name, module in modules.items():
         names = [_names_of(checkpoint, module_name, modules) for checkpoint in context.checkpoints]
         slices = _slices(context, module_name, module)
@@ -173,13 +79,13 @@ def _outputs(context: Context) -> list[Output]:
         problems += _outside_of_modules(context, used, modules)
     problems += _check_shapes(context, outputs)
     if problems:
-        raise ValueError(_listing(context, problems))
+        raise IncompatibleError([_named(context, problem) for problem in dict.fromkeys(problems)])
     return outputs
 
 
-def _listing(context: Context, problems: Sequence[str]) -> str:
-    models = "; ".join(f"model {i} is {one.reference}" for i, one in enumerate(context.checkpoints))
-    return f"the models do not fit together: {'; '.join(problems)} ({models})"
+def _named(context: Context, problem: str) -> str:
+    """With the models' names in place of their positions."""
+    return MODEL.sub(lambda match: repr(context.checkpoints[int(match[1])].reference), problem)
 
 
 def _names_of(checkpoint: Checkpoint, module: str, modules: Iterable[str]) -> list[str]:
@@ -240,139 +146,13 @@ def _checked(context: Context, part: Slice) -> Slice:
 def _check_shapes(context: Context, outputs: Iterable[Output]) -> list[str]:
     problems = []
     for output in outputs:
-        infos = _infos(context, output)
-        shapes = dict.fromkeys(info.shape for info in infos)
+        aligned = is_aligned(context, output)
+        shapes = dict.fromkeys(info.shape[aligned:] for info in infos_of(context, output))
         if len(shapes) > 1:
             found = " and ".join(str(list(shape)) for shape in shapes)
-            problems.append(f"{output.name!r} has the shapes {found}")
+            hint = " (tokenizer_source: union brings them together)" if by_token(context, output) else ""
+            problems.append(f"{output.name!r} has the shapes {found}{hint}")
     return problems
-
-
-def _infos(context: Context, output: Output) -> list[Any]:
-    return [
-        context.checkpoints[source.checkpoint].tensors[name]
-        for source, name in zip(output.slice.sources, output.inputs, strict=True)
-    ]
-
-
-def _tensor_plans(context: Context, outputs: Iterable[Output]) -> list[TensorPlan]:
-    return [_tensor_plan(context, output) for output in outputs]
-
-
-def _tensor_plan(context: Context, output: Output) -> TensorPlan:
-    infos = _infos(context, output)
-    references = [
-        TensorRef(source.checkpoint, name)
-        for source, name in zip(output.slice.sources, output.inputs, strict=True)
-    ]
-    if any(info.dtype not in FLOATS for info in infos):
-        return _copied(context, output, references)
-    first = _base_first(context, output.slice)
-    dtypes = [info.dtype for info in infos]
-    written = context.file.out_dtype or context.file.dtype
-    dtype = DTYPES[written] if written else promoted(dtypes)
-    narrow = all(name in NARROW for name in (*dtypes, dtype)) and not context.method.wide
-    if context.compat is not None:
-        narrow = _arithmetic(context, dtypes) != "F64"
-    return TensorPlan(
-        name=output.name,
-        shape=infos[0].shape,
-        dtype=dtype,
-        inputs=tuple(references[i] for i in first),
-        prepare=_prepare(context, output, infos[0].shape, dtypes, dtype),
-        compute="F32" if narrow else "F64",
-    )
-
-
-def _base_first(context: Context, part: Slice) -> list[int]:
-    """The sources in the order of the arithmetic."""
-    order = list(range(len(part.sources)))
-    if context.method.base == "none" or part.base is None:
-        return order
-    base = [source.checkpoint for source in part.sources].index(part.base)
-    return [base, *(i for i in order if i != base)]
-
-
-def promoted(dtypes: Sequence[str]) -> str:
-    """The narrowest type that holds the values of all.
-
-    >>> promoted(["BF16", "BF16"]), promoted(["F16", "BF16"]), promoted(["F8_E5M2", "BF16"])
-    ('BF16', 'F32', 'BF16')
-    """
-    kinds = set(dtypes)
-    if len(kinds) == 1:
-        return dtypes[0]
-    wide = kinds - {"F8_E4M3", "F8_E5M2"}
-    if len(wide) == 1:
-        return wide.pop()
-    return "F64" if "F64" in kinds else "F32"
-
-
-def _copied(context: Context, output: Output, references: Sequence[TensorRef]) -> TensorPlan:
-    """A tensor that is no number to compute with: all models must agree on it."""
-    infos = _infos(context, output)
-    first = context.checkpoints[references[0].checkpoint].read_bytes(references[0].name)
-    for info, reference in zip(infos[1:], references[1:], strict=True):
-        other = context.checkpoints[reference.checkpoint].read_bytes(reference.name)
-        if info.dtype != infos[0].dtype or not np.array_equal(first, other):
-            raise ValueError(
-                f"{output.name!r} is {infos[0].dtype}, which is copied and not merged, "
-                f"and differs between model {references[0].checkpoint} and model {reference.checkpoint}"
-            )
-    return TensorPlan(output.name, infos[0].shape, infos[0].dtype, (references[0],), None)
-
-
-def _prepare(
-    context: Context, output: Output, shape: tuple[int, ...], dtypes: Sequence[str], dtype: str
-) -> Prepare | None:
-    call = _call(context, output, shape)
-    if context.method.name == "passthrough" and call.models[0]["scale"] is None and dtypes == [dtype]:
-        return None
-    if context.compat is None:
-        return context.method.build(call)
-    arithmetic = _arithmetic(context, dtypes)
-    if context.compat == "mergekit":
-        return emulate.mergekit(context.method.name, call, arithmetic)
-    if context.method.name != "linear":
-        raise ValueError(f"compat: ez-data-ablations only averages, there is no {context.method.name} of it")
-    return emulate.ez(call, arithmetic)
-
-
-def _arithmetic(context: Context, dtypes: Sequence[str]) -> str:
-    """The type in which mergekit computes."""
-    return DTYPES[context.file.dtype] if context.file.dtype else promoted(dtypes)
-
-
-def _call(context: Context, output: Output, shape: tuple[int, ...]) -> Call:
-    """The method with the parameters of one tensor."""
-    part = output.slice
-    has_base = context.method.base != "none" and part.base is not None
-    per_merge = [parameter for parameter in context.method.parameters if parameter.of == "merge"]
-    per_model = [parameter for parameter in context.method.parameters if parameter.of == "model"]
-    models = [
-        resolve(
-            per_model,
-            (part.sources[i].parameters, *part.scopes),
-            tensor=output.inputs[i],
-            place=output.place,
-        )
-        for i in _base_first(context, part)[has_base:]
-    ]
-    return settle(
-        context.method,
-        tensor=output.name,
-        shape=shape,
-        has_base=has_base,
-        models=models,
-        shared=resolve(per_merge, part.scopes, tensor=output.name, place=output.place),
-        seed=context.seed,
-    )
-
-
-def _donor(context: Context) -> int:
-    """Whose config and tokenizer go along: the base's, else the first model's of the file."""
-    base = context.position(context.file.base_model)
-    return 0 if base is None else base
 
 
 def _expression(context: Context) -> dict[str, Any]:
@@ -382,6 +162,7 @@ def _expression(context: Context) -> dict[str, Any]:
         "file": _canonical(context.file, context.positions),
         "seed": context.seed,
         "compat": context.compat,
+        "rows": None if context.alignment is None else context.alignment.digest(),
     }
 
 
@@ -401,7 +182,7 @@ def _canonical(value: Any, positions: Mapping[ModelReference, int]) -> Any:
 
 def _config_changes(context: Context, outputs: Iterable[Output]) -> dict[str, Any]:
     """What slices and types change in the donor's config.json."""
-    config = context.checkpoints[_donor(context)].config
+    config = context.checkpoints[context.donor].config
     changes: dict[str, Any] = {}
     written = context.file.out_dtype or context.file.dtype
     if written:
@@ -412,7 +193,21 @@ def _config_changes(context: Context, outputs: Iterable[Output]) -> dict[str, An
     )
     if num_layers:
         changes |= _nested(config, CONFIG_KEYS, num_layers)
-    return changes
+    if context.alignment is not None:
+        changes |= _nested({**config, **changes}, ("vocab_size",), context.alignment.num_rows)
+    return {key: value for key, value in changes.items() if config.get(key) != value}
+
+
+def _files(context: Context) -> dict[str, bytes]:
+    """The tokenizer's files and the chat template, where they are not the donor's."""
+    files = {} if context.alignment is None else dict(context.alignment.files)
+    if context.file.chat_template is None:
+        return files
+    folders = [checkpoint.folder for checkpoint in context.checkpoints]
+    template = choose_template(context.file.chat_template, folders)
+    if template is None:
+        return files
+    return files | template_files(template, files, folders[context.donor])
 
 
 def _nested(config: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:

@@ -35,6 +35,8 @@ class ModelReference:
 
 def _reference(value: Any) -> ModelReference:
     """`path`, `path@revision`, {path, revision}, or mergekit's {model: {path, revision}}."""
+    if isinstance(value, ModelReference):
+        return value
     if isinstance(value, str) and value:
         return ModelReference(value)
     if not isinstance(value, Mapping):

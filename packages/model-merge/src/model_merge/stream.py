@@ -175,7 +175,8 @@ class _Input:
         """Read the rows that cover elements [start, stop), neighbours at once; which elements have none."""
         absent = []
         first, last = start // self._row_size, -(-stop // self._row_size)
-        breaks = np.flatnonzero(np.diff(rows[first:last]) != 1) + 1
+        here = rows[first:last]
+        breaks = np.flatnonzero((np.diff(here) != 1) | (here[:-1] < 0)) + 1  # -1 and 0 are no neighbours
         for begin, end in zip([0, *breaks], [*breaks, last - first], strict=True):
             out_start = max((first + int(begin)) * self._row_size, start)
             out_stop = min((first + int(end)) * self._row_size, stop)
@@ -196,14 +197,12 @@ class _Input:
             os.posix_fadvise(self._descriptor, begin, length, os.POSIX_FADV_WILLNEED)
 
 
-class _Writer:
-    """One thread's way from inputs to output."""
+class Computer:
+    """One thread's way from inputs to the bytes of outputs."""
 
-    def __init__(self, plan: MergePlan, files: Sequence[OutputFile], descriptors: Mapping[str, int]) -> None:
-        self._checkpoints = plan.checkpoints
-        self._place = {
-            name: (descriptors[file.name], start) for file in files for name, start in file.starts.items()
-        }
+    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Take no memory before the first chunk."""
+        self._checkpoints = checkpoints
         self._reader: tuple[str, Reader] | None = None
         self._raw = np.empty(0, dtype=np.uint8)
         self._scratch = np.empty(BLOCK, dtype=np.uint32)
@@ -217,21 +216,19 @@ class _Writer:
             self._reader = (tensor.name, Reader(self._checkpoints, tensor))
         return self._reader[1]
 
-    def write(self, chunk: Chunk, kernel: Kernel | None) -> None:
-        """Compute a chunk and write it where it belongs."""
+    def results(self, chunk: Chunk, kernel: Kernel | None) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """The bytes of a chunk, block by block: (first byte in the tensor, bytes until the next block)."""
         if kernel is None:
-            self._copy(chunk)
+            yield from self._copied(chunk)
             return
         reader, tensor = self._read(chunk.tensor), chunk.tensor
-        descriptor, place = self._place[tensor.name]
         width = itemsize(tensor.dtype)
         step = _block_elements(tensor)
         reader.will_need(chunk.start, chunk.stop)
         for start in range(chunk.start, chunk.stop, step):
             stop = min(start + step, chunk.stop)
             values = kernel(start, reader.read(start, stop))
-            raw = self._encode(tensor, values, (stop - start) * width)
-            _pwrite(descriptor, raw.data, place + start * width)
+            yield start * width, self._encode(tensor, values, (stop - start) * width)
 
     def _encode(self, tensor: TensorPlan, values: Values, num_bytes: int) -> npt.NDArray[np.uint8]:
         if len(self._raw) < num_bytes:
@@ -247,8 +244,8 @@ class _Writer:
             ) from error
         return raw
 
-    def _copy(self, chunk: Chunk) -> None:
-        """Copy the bytes of the only input; a number that is none is refused here too."""
+    def _copied(self, chunk: Chunk) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """The bytes of the only input; a number that is none is refused here too."""
         (ref,) = chunk.tensor.inputs
         checkpoint: Checkpoint = self._checkpoints[ref.checkpoint]
         info = checkpoint.tensors[ref.name]
@@ -257,13 +254,11 @@ class _Writer:
                 f"{ref.name!r} of {checkpoint.reference!r} is {info.dtype} {list(info.shape)} and cannot be "
                 f"copied as {chunk.tensor.dtype} {list(chunk.tensor.shape)}"
             )
-        descriptor, place = self._place[chunk.tensor.name]
         if info.dtype in FLOATS:
             self._check_finite(chunk)
         first, last = (tensor_bytes_of(info.num_bytes, info.size, at) for at in (chunk.start, chunk.stop))
         for start in range(first, last, BLOCK):
-            raw = checkpoint.read_bytes(ref.name, start, min(start + BLOCK, last))
-            _pwrite(descriptor, raw.data, place + start)
+            yield start, checkpoint.read_bytes(ref.name, start, min(start + BLOCK, last))
 
     def _check_finite(self, chunk: Chunk) -> None:
         reader, step = self._read(chunk.tensor), _block_elements(chunk.tensor)
@@ -354,15 +349,19 @@ def _run(
     work = _Work(pending)
     finished: SimpleQueue[int | None] = SimpleQueue()
 
+    place = {name: (descriptors[file.name], start) for file in files for name, start in file.starts.items()}
+
     def run() -> None:
-        writer = _Writer(plan, files, descriptors)
+        computer = Computer(plan.checkpoints)
         try:
             while (job := work.take()) is not None:
                 if isinstance(job, list):
-                    work.prepared(job, writer.prepare(job[0].tensor))
-                else:
-                    writer.write(*job)
-                    finished.put(job[0].number)
+                    work.prepared(job, computer.prepare(job[0].tensor))
+                    continue
+                descriptor, first_byte = place[job[0].tensor.name]
+                for start, raw in computer.results(*job):
+                    _pwrite(descriptor, raw.data, first_byte + start)
+                finished.put(job[0].number)
         finally:
             work.stop()  # a failure, or nothing is left
             finished.put(None)

@@ -48,7 +48,7 @@ def execute(prepare: Callable, arrays: list[np.ndarray], chunk: int | None = Non
     kernel = prepare(inputs)
     size = arrays[0].size
     pieces = [
-        kernel(start, [values[start : start + (chunk or size)] for values in inputs.flat])
+        kernel(start, [values[start : start + (chunk or size)].copy() for values in inputs.flat])
         for start in range(0, size, chunk or size or 1)
     ]
     return np.concatenate([np.zeros(0, arrays[0].dtype), *pieces]).reshape(arrays[0].shape)

@@ -1,8 +1,12 @@
 """compat: the files that mergekit and ez-data-ablations wrote, bit for bit."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from model_merge.expression import Leaf, average
+from model_merge.linear import plan_linear
 from model_merge.mergekit import plan_from_yaml
 
 EQUAL = ["linear_uniform", "linear_weighted", "linear_nonorm", "task_arithmetic"]
@@ -60,6 +64,20 @@ def test_the_average_of_ez_data_ablations_is_theirs_to_the_bit(golden, execute_p
 def test_what_depends_on_torch_s_sums_or_generator_is_refused(golden, case):
     with pytest.raises(ValueError, match="cannot be followed bit for bit"):
         plan_from_yaml(golden / "yaml" / f"olmo2__{case}.yml", golden, compat="mergekit")
+
+
+def test_a_weighted_average_of_the_command_is_the_file_s(golden, execute_plan):
+    names = [str(golden / "models" / f"olmo2_{name}") for name in ("m1", "m2", "m3")]
+    entries = [
+        f"{{model: {name}, parameters: {{weight: {weight}}}}}"
+        for name, weight in zip(names, ("0.2", "0.3", "0.4"), strict=True)
+    ]
+    of_file = plan_from_yaml(f"{{merge_method: linear, models: [{', '.join(entries)}]}}", compat="mergekit")
+    weights = [Fraction(2, 10), Fraction(3, 10), Fraction(4, 10)]
+    of_command = plan_linear(average([Leaf(name) for name in names], weights), compat="mergekit")
+    ours, theirs = execute_plan(of_command), execute_plan(of_file)
+    for name, tensor in theirs.items():
+        np.testing.assert_array_equal(ours[name].view(np.uint32), tensor.view(np.uint32), err_msg=name)
 
 
 def test_ez_only_averages(golden):

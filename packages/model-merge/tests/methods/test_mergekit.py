@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from model_merge.checks import IncompatibleError
 from model_merge.mergekit import plan_from_yaml
 
 
@@ -215,15 +216,21 @@ def test_tensors_that_are_no_numbers_are_copied_where_all_agree(tmp_path, write_
     for name, value in {"a": 1, "b": 2, "c": 3}.items():
         write_checkpoint(name, {**tensors(value), "model.steps": steps + (value == 3)})
     text = "{{merge_method: karcher, models: [{{model: a}}, {{model: {0}}}]}}"
+    sliced = "{{merge_method: karcher, modules: {{default: {{models: [{{model: a}}, {{model: {0}}}]}}}}}}"
     found = execute_plan(plan_from_yaml(text.format("b"), tmp_path))
     np.testing.assert_array_equal(found["model.steps"], steps)
-    with pytest.raises(
-        ValueError, match=r"'model.steps' is I64, which is copied and not merged, and differs"
-    ):
+    with pytest.raises(ValueError, match=r"can only be copied: model\.steps"):
         plan_from_yaml(text.format("c"), tmp_path)
+    with pytest.raises(
+        ValueError, match=r"'model\.steps' is I64, which is copied and not merged, and differs"
+    ):
+        plan_from_yaml(sliced.format("c"), tmp_path)
 
 
-def test_every_missing_tensor_and_every_shape_that_differs_is_told_at_once(tmp_path, write_checkpoint):
+@pytest.mark.parametrize("written_as", ["models: [{0}, {1}]", "modules: {{default: {{models: [{0}, {1}]}}}}"])
+def test_every_missing_tensor_and_every_shape_that_differs_is_told_at_once(
+    tmp_path, write_checkpoint, written_as
+):
     write_checkpoint("a", tensors(1))
     other = tensors(2) | {
         "model.extra": np.ones(3, np.float32),
@@ -231,13 +238,28 @@ def test_every_missing_tensor_and_every_shape_that_differs_is_told_at_once(tmp_p
     }
     del other["model.norm.weight"]
     write_checkpoint("b", other)
-    with pytest.raises(ValueError, match="the models do not fit together") as caught:
-        plan_from_yaml("{merge_method: karcher, models: [{model: a}, {model: b}]}", tmp_path)
+    text = "{merge_method: karcher, " + written_as.format("{model: a}", "{model: b}") + "}"
+    with pytest.raises(IncompatibleError, match="3 problems") as caught:
+        plan_from_yaml(text, tmp_path)
     message = str(caught.value)
-    assert "model 1 lacks 'model.norm.weight'" in message
-    assert "model 0 lacks 'model.extra'" in message
-    assert "'lm_head.weight' has the shapes [4, 2] and [5, 2]" in message
-    assert message.endswith("b)")
+    assert "b' lacks" in message
+    assert "model.norm.weight" in message
+    assert "model.extra" in message
+    assert "lm_head.weight" in message
+    assert "[4, 2] and [5, 2]" in message
+
+
+def test_a_layer_that_a_slice_does_not_find_whole_is_told(tmp_path, write_checkpoint):
+    write_checkpoint("a", tensors(1))
+    other = tensors(2)
+    del other["model.layers.1.mlp.up_proj.weight"]
+    write_checkpoint("b", other)
+    text = """
+merge_method: karcher
+slices: [{sources: [{model: a, layer_range: [0, 3]}, {model: b, layer_range: [0, 3]}]}]
+"""
+    with pytest.raises(IncompatibleError, match=r"b' lacks in layer 1 of slices\[0\] 'mlp.up_proj.weight'"):
+        plan_from_yaml(text, tmp_path)
 
 
 TIES = "{merge_method: ties, base_model: base, models: [{model: a, parameters: {weight: 1, %s}}]}"
@@ -276,8 +298,10 @@ BAD = {
         r"models\[0\].parameters.normalize: ties takes it for the whole merge",
     ),
     "both": (
-        "{merge_method: karcher, models: [{model: a}], "
-        "slices: [{sources: [{model: b, layer_range: [0, 1]}]}]}",
+        (
+            "{merge_method: karcher, models: [{model: a}], "
+            "slices: [{sources: [{model: b, layer_range: [0, 1]}]}]}"
+        ),
         "exactly one of models, slices and modules, found models and slices",
     ),
     "none": ("{merge_method: linear}", "exactly one of models, slices and modules, found none"),
@@ -296,8 +320,10 @@ BAD = {
     ),
     "no weight": ("{merge_method: linear, models: [{model: a}]}", "linear needs the parameter 'weight'"),
     "zero weights": (
-        "{merge_method: linear, parameters: {weight: -1}, models: [{model: a, parameters: {weight: 1}}, "
-        "{model: b}]}",
+        (
+            "{merge_method: linear, parameters: {weight: -1}, models: [{model: a, parameters: {weight: 1}}, "
+            "{model: b}]}"
+        ),
         "sum to zero",
     ),
     "lora": ("{merge_method: karcher, models: [{model: x/y+z/lora}]}", "LoRA adapters .* are not supported"),
@@ -317,15 +343,17 @@ BAD = {
     "no mapping": ("- a", "a mergekit file is a mapping with merge_method, found list"),
     "range": (
         "{merge_method: passthrough, slices: [{sources: [{model: a, layer_range: [1, 9]}]}]}",
-        r"layer_range \[1, 9\] of model 0, which has 3 layers",
+        r"layer_range \[1, 9\] of '.*a', which has 3 layers",
     ),
     "empty range": (
         "{merge_method: passthrough, slices: [{sources: [{model: a, layer_range: [2, 2]}]}]}",
         r"slices\[0\]: layer_range \[2, 2\] holds no layer",
     ),
     "lengths": (
-        "{merge_method: karcher, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
-        "{model: b, layer_range: [0, 1]}]}]}",
+        (
+            "{merge_method: karcher, slices: [{sources: [{model: a, layer_range: [0, 2]}, "
+            "{model: b, layer_range: [0, 1]}]}]}"
+        ),
         r"the sources have \[1, 2\] layers, which must be the same number",
     ),
     "base in no source": (
@@ -334,7 +362,7 @@ BAD = {
     ),
     "module": (
         "{merge_method: karcher, modules: {vision: {models: [{model: a}]}}}",
-        "model 0 has no tensor in the module 'vision'",
+        "a' has no tensor in the module 'vision'",
     ),
     "two tokenizers": (
         "{merge_method: karcher, models: [{model: a}], tokenizer_source: union, tokenizer: {source: base}}",

@@ -25,6 +25,7 @@ from chunk_provenance.formats import FormatError
 FIELD = rb'("[^"]*+(?:""[^"]*+)*+"|[^",]*+)'
 LINE = re.compile(rb",".join([FIELD] * 8) + rb"\r?\n?")
 LONGEST_LINE = 1 << 30
+FARTHEST = 1 << 40  # no character is beyond
 DIGITS = b"0123456789"
 SCORES = ("hyperlinks", "entity_linking", "coref", "coref_cluster")
 
@@ -148,8 +149,8 @@ def parse_entities(text: bytes) -> list[dict[str, Any]]:
 def _is_entity(entity: Any) -> bool:
     return (
         isinstance(entity, dict)
-        and type(entity.get("char_start")) is int
-        and type(entity.get("char_end")) is int
+        and all(type(entity.get(name)) is int for name in ("char_start", "char_end"))
+        and all(abs(entity[name]) < FARTHEST for name in ("char_start", "char_end"))
         and isinstance(entity.get("text_mention"), str)
         and isinstance(entity.get("candidates"), list)
         and all(map(_is_candidate, entity["candidates"]))

@@ -46,14 +46,21 @@ class LMEntChunkEntities:
     """As published, `char_start` and `char_end` counted from the chunk's first character."""
 
 
-def stream_documents(dataset: LMEntDataset, *, eos_id: int = LMENT_EOS) -> Iterator[LMEntDocument | Rejected]:
+def stream_documents(
+    dataset: LMEntDataset, *, eos_id: int = LMENT_EOS, metadata: bool = True
+) -> Iterator[LMEntDocument | Rejected]:
     """All documents, and the lines that are none as `Rejected`, while the CSV files are read.
+
+    Without `metadata` no CSV file is touched: every document is as one whose line is missing.
 
     Raises:
         FileNotFoundError: a shard has no CSV.
         FormatError: a CSV cannot be unpacked to its end, or its documents are not those of the chunks.
     """
     for number, shard in enumerate(dataset.shards):
+        if not metadata:
+            yield from _Tiles(shard, int(dataset.first_chunks[number]), eos_id).without_row(len(shard.tokens))
+            continue
         if shard.csv is None:
             raise FileNotFoundError(
                 f"no {shard.name}.csv.gz in {str(dataset.path)!r}: it holds the documents"

@@ -83,6 +83,7 @@ def compute_olmo_order(
     epochs: int = 1,
     first_epoch: int = 1,
     instances_together: int = 1,
+    updates: int | None = None,
 ) -> DataOrder:
     """The order that OLMo-core trains in, without its file.
 
@@ -94,6 +95,7 @@ def compute_olmo_order(
         first_epoch: 1 in OLMo-core, 0 in OLMo.
         instances_together: so many consecutive instances stay together (`max_target_sequence_length` /
             sequence length).
+        updates: at most.
 
     >>> compute_olmo_order(5, batch_size=2, seed=0).ids.tolist()
     [0, 2, 1, 4]
@@ -102,7 +104,7 @@ def compute_olmo_order(
         _shuffled(num_instances, seed + epoch, instances_together)
         for epoch in range(first_epoch, first_epoch + epochs)
     ]
-    order = order_of_rows(parts, batch_size=batch_size)
+    order = order_of_rows(parts, batch_size=batch_size, updates=updates)
     order.info.update(
         kind="olmo-core" if first_epoch else "olmo", seed=seed, epochs=epochs, batch_size=batch_size
     )

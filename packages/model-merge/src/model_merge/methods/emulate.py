@@ -7,10 +7,11 @@ of equal magnitudes is not stable: those come in our order. Sums over models run
 up to four.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from model_merge.averaging import ez_average
 from model_merge.dtypes import Values
 from model_merge.methods.linear import nonzero_sum
 from model_merge.methods.select import Cut, Magnitudes, largest
@@ -56,23 +57,26 @@ def mergekit(name: str, call: Call, dtype: str) -> Prepare:
     if name == "linear":
         return _linear(call, rounding(dtype))
     if name == "passthrough":
-        scale = call.models[0]["scale"]
-        return elementwise(
-            lambda flat_start, values: rounding(dtype)(values[0] * (1.0 if scale is None else scale))
-        )
+        scale = 1.0 if call.models[0]["scale"] is None else call.models[0]["scale"]
+        to = rounding(dtype)
+        return elementwise(lambda flat_start, values: to(to(values[0]) * scale))
     return _deltas(name, call, rounding(dtype))
 
 
 def _linear(call: Call, to: Round) -> Prepare:
     weights = call.each("weight")
     divisor = nonzero_sum(weights, call.tensor) if call.shared["normalize"] else 1.0
+    return fused_sum(weights, divisor, to)
+
+
+def fused_sum(weights: Sequence[float], divisor: float, to: Round) -> Prepare:
+    """mergekit's linear: a fused multiply-add for every model, in their order, then the division."""
 
     def arithmetic(flat_start: int, values: list[Values]) -> Values:
         total = np.zeros_like(values[0])
         for weight, value in zip(weights, values, strict=True):
             total = fused(total, float(total.dtype.type(weight)), to(value))
-        if call.shared["normalize"]:
-            total /= total.dtype.type(divisor)
+        total /= total.dtype.type(divisor)
         return to(total)
 
     return elementwise(arithmetic)
@@ -153,21 +157,15 @@ def _in_order(terms: list[Values]) -> Values:
 
 
 def ez(call: Call, dtype: str) -> Prepare:
-    """((x1 + x2) + x3 ...) * float32(1/n), every operation in tensors of `dtype`.
+    """The average of ez-data-ablations, in tensors of `dtype`.
 
     Raises:
-        ValueError: the weights are not all the same, or there is no dividing by their sum.
+        ValueError: the weights are not all the same, there is no dividing by their sum, or the type is
+        another.
     """
     weights = call.each("weight")
     if len(set(weights)) > 1 or not call.shared["normalize"]:
         raise ValueError("compat: ez is an average of equal weights: leave compat out, or give equal weights")
-    to = rounding(dtype)
-    factor = np.float32(1 / len(weights))
-
-    def arithmetic(flat_start: int, values: list[Values]) -> Values:
-        total = to(values[0])
-        for value in values[1:]:
-            total = to(total + to(value))
-        return to(total * factor)
-
-    return elementwise(arithmetic)
+    if dtype not in {"F32", "BF16"}:
+        raise ValueError(f"compat: ez is known for F32 and BF16, found {dtype}")
+    return ez_average(len(weights), in_bf16=dtype == "BF16")
