@@ -141,18 +141,28 @@ class RunningSum:
 
     def move(self, coefficients: Sequence[float]) -> Array:
         """The sum with these coefficients; the array belongs to the sum and changes with the next move."""
+        if self.inexact is None:
+            return self._afresh(coefficients)
         if self.total is None:
             self.total = self.start(self.size)
-        if self.inexact is None or self._is_far(coefficients):
+        if self._is_far(coefficients):
             self.total[:] = -0.0
             self.coefficients = [0.0] * len(coefficients)
         for part in self._by_growth(coefficients):
             change = coefficients[part] - self.coefficients[part]
             _add(self.total, self.load(part), change, self.block)
         self.coefficients = list(coefficients)
-        if self.inexact is not None and len(self.inexact):
-            self.total[self.inexact] = self._afresh(coefficients)
+        if len(self.inexact):
+            self.total[self.inexact] = self._apart_afresh(coefficients)
         return self.total
+
+    def _afresh(self, coefficients: Sequence[float]) -> Array:
+        """A whole sum that is not kept, one part in memory at a time."""
+        total = self.start(self.size)
+        for part, coefficient in enumerate(coefficients):
+            if coefficient:
+                _add(total, self.load(part), coefficient, self.block)
+        return total
 
     def _is_far(self, coefficients: Sequence[float]) -> bool:
         if not self.coefficients:
@@ -165,7 +175,7 @@ class RunningSum:
         changed = [part for part, old in enumerate(self.coefficients) if old != coefficients[part]]
         return sorted(changed, key=lambda part: abs(coefficients[part]) > abs(self.coefficients[part]))
 
-    def _afresh(self, coefficients: Sequence[float]) -> Array:
+    def _apart_afresh(self, coefficients: Sequence[float]) -> Array:
         assert self.inexact is not None
         members = [part for part, coefficient in enumerate(coefficients) if coefficient]
         for part in members:
