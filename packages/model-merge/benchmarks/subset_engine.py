@@ -2,9 +2,9 @@
 
     python benchmarks/subset_engine.py [--parts 10] [--parameters 5000000] [--dtype float32] [--device cpu]
 
-Random Olmo2 checkpoints are written to a temporary folder. All non-empty subsets are merged in Gray-code order
-in one resident model, without evaluating it; then the same merges are made afresh from the same inputs in memory.
-Every merge's bits are compared. Prints JSON.
+Random Olmo2 checkpoints are written to a temporary folder. All non-empty subsets are merged in
+Gray-code order in one resident model, without evaluating it; then the same merges are made afresh
+from the same inputs in memory. Every merge's bits are compared. Prints JSON.
 """
 
 import argparse
