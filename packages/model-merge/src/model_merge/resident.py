@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
+import model_merge.custom_gpt  # noqa: F401, registers the class of ez-data-ablations' models
 from model_merge.checkpoint import Checkpoint
 from model_merge.dtypes import FLOATS
 from model_merge.running_sum import FRESH_FRACTION, ExponentRange, Reach, RunningSum, find_reach
