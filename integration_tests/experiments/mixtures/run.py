@@ -25,6 +25,7 @@ import encyclopedia
 import orders
 from transformers.utils import logging
 
+import model_merge.custom_gpt  # noqa: F401, registers the class of ez-data-ablations' models
 from chunk_provenance import ChunkStore, open_store
 from model_merge.checkpoint import open_checkpoint
 from model_merge.corpus import Line, find_sources, read_lines
@@ -47,6 +48,8 @@ class Experiment:
     parts: int
     domains: Path | None = None
     tokenizer: Path | None = None
+    seed_model: Path | None = None
+    """To branch from, instead of training one."""
     settings: tuple[str, ...] = ()
     """For every run, such as device=cuda."""
 
@@ -96,6 +99,7 @@ def main() -> int:
         arguments.parts,
         arguments.domains,
         arguments.tokenizer,
+        arguments.seed_model,
         tuple(arguments.settings),
     )
     try:
@@ -114,7 +118,7 @@ def main() -> int:
 
 def run(experiment: Experiment) -> None:
     """The whole experiment, from what is there already."""
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     experiment.out.mkdir(parents=True, exist_ok=True)
     check_same(experiment)
     prepare_text(experiment)
@@ -133,6 +137,7 @@ def check_same(experiment: Experiment) -> None:
         "vocab_size": experiment.vocab_size,
         "parts": experiment.parts,
         "domains": str(experiment.domains.resolve()) if experiment.domains else None,
+        "seed_model": str(experiment.seed_model.resolve()) if experiment.seed_model else None,
         "settings": list(experiment.settings),
     }
     if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != asked:
@@ -187,13 +192,17 @@ def train_all(experiment: Experiment) -> None:
     """The seed, every branch, every joint model: 1 + n + (2^n - 1 - n) runs."""
     out = experiment.out
     seed_steps, unit_steps = experiment.steps
-    config = experiment.config("seed", f"data.store={out / 'stores/seed'}")
-    finish(out / "runs/seed", config, seed_steps, keep=True)
+    if experiment.seed_model is None:
+        config = experiment.config("seed", f"data.store={out / 'stores/seed'}")
+        finish(out / "runs/seed", config, seed_steps, keep=True)
+        origin = [f"model.from={out / 'runs/seed'}:step{seed_steps}"]
+    else:
+        origin = [f"model.from={experiment.seed_model}", "model.optimizer=fresh"]
     store = open_store(out / "stores/units")
     for members in mixtures(experiment.parts):
         write_order(experiment, store, members)
         settings = (
-            f"model.from={out / 'runs/seed'}:step{seed_steps}",
+            *origin,
             f"data.store={out / 'stores/units'}",
             f"data.order={out / 'orders' / mixture_name(members)}",
             "data.updates=null",
@@ -291,7 +300,7 @@ def evaluate(experiment: Experiment) -> None:
     config = experiment.config("branch")
     call("model-merge", "ablate", "report", out / "results.parquet", out / "joint.parquet", out / "report",
          "--unit-tokens", experiment.steps[1] * config.data.batch_tokens,
-         "--parameters", count_parameters(out / "runs" / "seed" / f"step{experiment.steps[0]}"),
+         "--parameters", count_parameters(out / model_of(experiment, (0,))),
          "--section", out / "report-section.json", "--overwrite")  # fmt: skip
 
 
@@ -335,6 +344,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--facts", type=int, default=6000, help="facts of the encyclopedia")
     parser.add_argument("--vocab-size", type=int, default=1024, help="tokens of the tokenizer")
+    parser.add_argument(
+        "--seed-model", type=Path, help="a checkpoint to branch from, instead of training one"
+    )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.json, instead of one of the seed's text")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
