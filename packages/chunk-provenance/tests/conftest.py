@@ -1,7 +1,13 @@
 """Tiny inputs made by hand."""
 
+import csv
+import gzip
+import io
+import json
 import re
+from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import settings
@@ -11,7 +17,7 @@ from chunk_provenance.cli import main
 from chunk_provenance.formats import write_table
 from chunk_provenance.hashing import hash_text
 from chunk_provenance.mentions import SCHEMA as MENTIONS_FILE
-from chunk_provenance.tokenizing import train_tokenizer
+from chunk_provenance.tokenizing import TextEncoder, train_tokenizer
 
 settings.register_profile("steady", deadline=None, derandomize=True)  # no clock, no luck
 settings.load_profile("steady")
@@ -142,3 +148,85 @@ def run_cli(monkeypatch, capsys):
         return stopped.value.code or 0, captured.out, captured.err
 
     return run
+
+
+# LMEnt's dataset, written as its tokeniser and data loader lay it out (FORMAT.md)
+
+
+def cut_as_lment(length, *, shortest, longest):
+    """LMEnt's chunks of a document without mentions: full ones, then the set bits of the rest, tail lost."""
+    sizes = [longest] * (length // longest) + [1 << b for b in range(12, -1, -1) if length % longest >> b & 1]
+    ends = np.cumsum([0, *(size for size in sizes if size >= shortest)]).tolist()
+    return list(pairwise(ends))
+
+
+@pytest.fixture
+def lment_entity():
+    """Makes a mention as LMEnt publishes it, with candidates (qid, name, scores of the four sources)."""
+
+    def make(start, text, *candidates):
+        names = ("hyperlinks", "entity_linking", "coref", "coref_cluster")
+        return {
+            "char_start": start,
+            "char_end": start + len(text),
+            "text_mention": text,
+            "candidates": [
+                {
+                    "qid": qid,
+                    "name": name,
+                    "scores_by_source": dict(zip(names, scores, strict=True)),
+                    "aggregated_score": round(float(np.dot((0.4, 0.3, 0.2, 0.1), scores)), 2),
+                }
+                for qid, name, scores in candidates
+            ],
+        }
+
+    return make
+
+
+@pytest.fixture
+def write_lment(tmp_path, tokenizer_json):
+    """Writes shards of documents (id, title, text, entities) in LMEnt's layout; returns the folder."""
+
+    def write(*shards, shortest=4, longest=16, packed=True):
+        folder = tmp_path / "LMEnt-Dataset"
+        places = [
+            folder / name
+            for name in ("dataset-tokenized", "dataset-cache/dataset-common", "dataset-metadata")
+        ]
+        tokens_at, borders_at, csv_at = places
+        for place in places:
+            place.mkdir(parents=True)
+        encoder = TextEncoder(tokenizer_json)
+        for number, documents in enumerate(shards):
+            name, ids, borders, lines = f"part-{number}-00000", [], [], io.StringIO(newline="")
+            for place, (doc_id, title, text, entities) in enumerate(documents):
+                encoded = encoder.encode([text])
+                start, length = len(ids), len(encoded.ids)
+                pairs = list(
+                    zip(encoded.char_start[:-1].tolist(), encoded.char_end[:-1].tolist(), strict=True)
+                )
+                row = [
+                    start,
+                    start + length,
+                    doc_id,
+                    "pages.json.gz",
+                    place,
+                    title,
+                    json.dumps(entities),
+                    pairs,
+                ]
+                csv.writer(lines).writerow(row)
+                ids += encoded.ids.tolist()
+                cuts = cut_as_lment(length, shortest=shortest, longest=longest)
+                borders += [[start + begin, start + end] for begin, end in cuts]
+            np.array(ids, dtype="<u4").tofile(tokens_at / f"{name}.npy")
+            np.array(borders, dtype="<u4").tofile(borders_at / f"bucketed-doc-indices-{name}.npy")
+            content = lines.getvalue().encode()
+            if packed:
+                (csv_at / f"{name}.csv.gz").write_bytes(gzip.compress(content, mtime=0))
+            else:
+                (csv_at / f"{name}.csv").write_bytes(content)
+        return folder
+
+    return write

@@ -305,3 +305,15 @@ def test_ranks_that_cannot_share_a_batch_are_refused():
         rank_slice(np.arange(3), rank=0, world_size=2)
     with pytest.raises(ValueError, match="no rank 2: 2 ranks count from 0"):
         rank_slice(np.arange(4), rank=2, world_size=2)
+
+
+@given(st.lists(st.integers(1, 64), max_size=20), st.sampled_from([1, 8, 64]))
+def test_a_bucket_is_the_next_power_of_two_or_none(lengths, min_length):
+    def slowly(length):
+        size = 1
+        while size < length:
+            size *= 2
+        return size if size >= min_length else 0
+
+    found = find_buckets(np.array(lengths, dtype=np.int64), min_length=min_length, max_length=64)
+    assert found.tolist() == [slowly(length) for length in lengths]

@@ -49,6 +49,16 @@ def test_the_rows_that_the_lment_readme_prints_count_from_zero_in_every_epoch(or
         lment_readme_rows(ORDER, np.array([0]))
 
 
+def test_published_orders_are_asked_like_own_ones(run_cli, tmp_path):
+    """Pythia's pre-shuffled rows: update `s` holds the rows (s - 1) * 1024 to s * 1024."""
+    assert run_cli("steps-of", "pythia:4", 1023, 1024)[1] == "chunk 1023: 1\nchunk 1024: 2\n"
+    ids = tmp_path / "ids.txt"
+    ids.write_text("1024\n", encoding="utf-8")
+    assert run_cli("hold-out", "pythia:4", ids, tmp_path / "out")[0] == 0
+    assert run_cli("diff", "pythia:4", tmp_path / "out", "--json")[0] == 1
+    assert run_cli("steps-of", tmp_path / "out", 1024)[1] == "chunk 1024: never, held out of 2\n"
+
+
 def test_the_published_example_is_update_16619():
     """LMEnt's README says 16618 for chunk 2955255; its epochs have 109,672 updates (spec 2.3)."""
     ids = np.arange(2 * 109_672)
@@ -212,6 +222,15 @@ def test_mentions_of_an_index_must_stand_at_their_characters(decoding_store, tmp
             "  dataset  'ob.'",
         ],
     )
+
+
+@pytest.mark.parametrize("decoding_store", [True], indirect=True)
+def test_a_file_of_chunk_mentions_is_an_index(decoding_store, tmp_path, run_cli):
+    table = pa.table({"chunk_id": [0], "char_start": [0], "char_end": [3], "surface": ["Ada"]})
+    tagged = table.replace_schema_metadata({"format": "chunk-mentions", "version": "1"})
+    pq.write_table(tagged, tmp_path / "mentions.parquet")
+    found = run_cli("align", decoding_store.path, tmp_path / "mentions.parquet")
+    assert found[:2] == (0, "1 of 1 rows agree\n")
 
 
 @pytest.mark.parametrize("decoding_store", [True], indirect=True)

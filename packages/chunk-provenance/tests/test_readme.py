@@ -2,6 +2,7 @@
 
 import doctest
 import re
+import runpy
 import shlex
 from pathlib import Path
 
@@ -17,6 +18,11 @@ MENTIONS = [
 ]
 
 
+def read_section(heading):
+    """The README from one heading to the next."""
+    return README.read_text(encoding="utf-8").partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
 def read_commands(text):
     """(command, output) of the first console block."""
     block = re.search(r"```console\n(.*?)```", text, flags=re.DOTALL).group(1)
@@ -28,7 +34,7 @@ def read_commands(text):
 def test_the_readme_prints_what_it_says(tmp_path, monkeypatch, run_cli):
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.Table.from_pylist(MENTIONS), "mentions.parquet")
-    text = README.read_text(encoding="utf-8")
+    text = read_section("In ten lines")
     for command, output in read_commands(text):
         program, *words = shlex.split(command)
         if program == "cat":
@@ -39,6 +45,22 @@ def test_the_readme_prints_what_it_says(tmp_path, monkeypatch, run_cli):
     examples = re.search(r"```python\n(.*?)```", text, flags=re.DOTALL).group(1)
     test = doctest.DocTestParser().get_doctest(examples, {}, "README.md", None, 0)
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+@pytest.mark.skipif(not README.is_file(), reason="needs README.md: the tests were copied away from it")
+def test_the_shortest_way_prints_what_the_readme_says(tmp_path, monkeypatch, run_cli):
+    text = read_section("The shortest way: published data and your answers")
+    script, *arguments = re.search(r"`uv run python (.*?) && cd demo`", text).group(1).split()
+    monkeypatch.setattr("sys.argv", [script, str(tmp_path / "demo"), *arguments[1:]])
+    runpy.run_path(str(README.parents[2] / script), run_name="__main__")
+    monkeypatch.chdir(tmp_path / "demo")
+    monkeypatch.setenv("COLUMNS", "80")
+    head, analyze = read_commands(text)
+    assert Path("answers.csv").read_text(encoding="utf-8").splitlines()[:3] == head[1].splitlines()
+    code, printed, _ = run_cli(*shlex.split(analyze[0])[1:])
+    assert (code, strip_lines(printed)) == (0, strip_lines(analyze[1]))
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(re.sub(r"(?m)^.*to_pandas.*$", "", block), {})  # pandas need not be there
 
 
 def strip_lines(text):

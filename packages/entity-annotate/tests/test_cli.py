@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from entity_annotate.cli import app, main
 
-COMMANDS = ("wikipedia", "evaluate")
+COMMANDS = ("wikipedia", "evaluate", "merge-lment", "lment-mentions")
 
 
 @pytest.mark.parametrize("arguments", [(), *((command,) for command in COMMANDS)])

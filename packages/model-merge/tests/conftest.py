@@ -94,3 +94,38 @@ def write_checkpoint(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Golden files; golden/README.md says where they come from."""
+    return Path(__file__).parent / "golden"
+
+
+@pytest.fixture
+def write_domains(tmp_path: Path) -> Callable[..., Path]:
+    """Write evaluation texts: a folder a domain, a file with a JSON line a text."""
+
+    def write(texts: Mapping[str, list[str]], *, split: str = "") -> Path:
+        for domain, documents in texts.items():
+            folder = tmp_path / "data" / domain / split
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = "".join(json.dumps({"text": text}) + "\n" for text in documents)
+            (folder / "texts.jsonl").write_text(lines, encoding="utf-8")
+        return tmp_path / "data"
+
+    return write
+
+
+@pytest.fixture
+def letters_tokenizer(tmp_path: Path) -> Path:
+    """A tokenizer.json of one token a character; the models' configurations name 2 as the end token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    characters = {
+        character: number for number, character in enumerate("abcdefghijklmnopqrstuvwxyz ", start=3)
+    }
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, **characters}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    return tmp_path / "tokenizer.json"

@@ -6,10 +6,10 @@ from typer.testing import CliRunner
 from model_merge.cli import app
 
 
-def test_help_says_what_the_package_will_be():
+def test_help_says_what_the_package_is_for():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    assert "Model" in result.output
+    assert "Merge checkpoints of language models" in result.output
 
 
 def test_help_does_not_import_torch():

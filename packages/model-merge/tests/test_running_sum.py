@@ -1,4 +1,4 @@
-"""Every sum is compared bit for bit with one made afresh, in the parts' order, by Python's own float arithmetic."""
+"""Every sum is compared bit for bit with one made afresh, in the parts' order."""
 
 import math
 import random

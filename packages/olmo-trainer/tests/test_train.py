@@ -9,9 +9,18 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from chunk_provenance import batch_digest, load_order, open_store
+from chunk_provenance import (
+    batch_digest,
+    compute_store_order,
+    load_order,
+    open_store,
+    save_order,
+    write_mixture,
+)
+from chunk_provenance.interventions import apply_plan, plan_mask
 from olmo_trainer.config import TrainConfig, load_config
 from olmo_trainer.loss import next_token_loss
+from olmo_trainer.setup import record_order
 from olmo_trainer.train import DivergedError, train
 
 
@@ -57,6 +66,42 @@ def test_each_step_is_logged_once_with_the_digest_of_the_recorded_order(config, 
     for line in metrics:
         assert line["loss"] == pytest.approx(line["ce"] + line["z"], abs=1e-6)
     assert metrics[0]["ce"] == pytest.approx(math.log(128), abs=0.1)  # an untrained model knows nothing
+
+
+def test_an_order_with_chunks_held_out_is_trained_and_recorded_as_it_is(config, tmp_path):
+    run = tmp_path / "run"
+    train(config(), run)
+    held_out = np.unique(load_order(run / "order").batch(2)[:1])
+    order = load_order(run / "order")
+    without = apply_plan(order, plan_mask(order, held_out), parent_sha256="x")
+    save_order(without, tmp_path / "without")
+    masked = config(f"data.order={tmp_path / 'without'}", "data.updates=null")
+    train(masked, tmp_path / "other")
+    before, after = read_metrics(run), read_metrics(tmp_path / "other")
+    assert [line["batch_digest"] for line in before] == [line["batch_digest"] for line in after]
+    assert before[0]["loss"] == after[0]["loss"]
+    assert before[1]["loss"] != after[1]["loss"]
+    recorded = load_order(tmp_path / "other" / "order")
+    assert recorded.masked.equals(without.masked)
+    assert (recorded.plan.to_pylist(), recorded.info["parent_sha256"]) == (without.plan.to_pylist(), "x")
+    with pytest.raises(ValueError, match="is not the order this configuration gives"):
+        record_order(order, tmp_path / "other" / "order", open_store(masked.data.store))
+
+
+def test_a_mixture_of_stores_is_trained_like_a_store(config, make_store, store, tmp_path):
+    other = make_store("other", documents=[[8]] * 8, seed=1)
+    write_mixture(tmp_path / "mixture", [f"{store}=1x", f"{other}=3x"])
+    mixture = open_store(tmp_path / "mixture")
+    settings = config(f"data.store={mixture.path}", "data.updates=12")
+    train(settings, tmp_path / "run")
+    order = load_order(tmp_path / "run" / "order")
+    expected = compute_store_order(
+        mixture, batch_tokens=settings.data.batch_tokens, seed=settings.seed.data, updates=12
+    )
+    assert order.ids.tolist() == expected.ids.tolist()
+    assert (order.ids >= mixture.parts[1].first_chunk).any()
+    last = read_metrics(tmp_path / "run")[-1]
+    assert last["tokens"] == mixture.length[order.ids].sum()
 
 
 def test_exports_open_with_transformers_alone(config, tmp_path):

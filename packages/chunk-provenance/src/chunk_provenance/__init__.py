@@ -1,5 +1,7 @@
 """Training chunks that remember which text they came from and at which step they were trained on."""
 
+from chunk_provenance.analysis import Analysis, AnalysisSettings, analyze
+from chunk_provenance.analysis_files import save_analysis
 from chunk_provenance.answers import read_answers
 from chunk_provenance.cloze import make_cloze_probes
 from chunk_provenance.exposures import Exposures, find_exposures
@@ -13,6 +15,8 @@ from chunk_provenance.facts import (
 )
 from chunk_provenance.formats import FormatError
 from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
+from chunk_provenance.mixture_order import compute_store_order
+from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
@@ -24,12 +28,16 @@ from chunk_provenance.order import (
 )
 from chunk_provenance.published import PopqaKas, open_order, read_popqa_kas
 from chunk_provenance.report import make_report, write_report
+from chunk_provenance.sampling import stratified_sample
 from chunk_provenance.sections import read_section, section, write_section
 from chunk_provenance.store import ChunkStore, Segment, StoredDocument, open_store
 from chunk_provenance.store_writer import write_store
+from chunk_provenance.studied import StudiedFacts, open_studied_facts
 from chunk_provenance.trace import Trace, trace_fact
 
 __all__ = [
+    "Analysis",
+    "AnalysisSettings",
     "ChunkStore",
     "DataOrder",
     "Dynamics",
@@ -37,15 +45,19 @@ __all__ = [
     "Exposures",
     "FactChunks",
     "FormatError",
+    "MixtureStore",
     "PopqaKas",
     "Segment",
     "StoredDocument",
+    "StudiedFacts",
     "Trace",
+    "analyze",
     "batch_digest",
     "check_buckets",
     "check_store",
     "compute_dynamics",
     "compute_order",
+    "compute_store_order",
     "find_exposures",
     "find_fact_chunks",
     "load_dynamics",
@@ -54,16 +66,20 @@ __all__ = [
     "make_report",
     "open_order",
     "open_store",
+    "open_studied_facts",
     "read_answers",
     "read_fact_chunks",
     "read_popqa_kas",
     "read_probes",
     "read_section",
+    "save_analysis",
     "save_dynamics",
     "save_order",
     "section",
+    "stratified_sample",
     "trace_fact",
     "write_fact_chunks",
+    "write_mixture",
     "write_report",
     "write_section",
     "write_store",

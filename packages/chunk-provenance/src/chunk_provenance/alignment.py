@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from chunk_provenance.formats import FormatError
 from chunk_provenance.store import ChunkStore
-from chunk_provenance.tables import read_user_table
+from chunk_provenance.tables import read_user_table, recorded_format
 
 COLUMNS = pa.schema(
     [
@@ -48,7 +48,8 @@ def read_index(path: Path) -> pa.Table:
     Raises:
         FormatError: it has neither, or no row.
     """
-    table = read_user_table(path, "index", COLUMNS, optional=tuple(COLUMNS.names[1:]))
+    name = recorded_format(path, ("chunk-mentions",), "index")
+    table = read_user_table(path, name, COLUMNS, optional=tuple(COLUMNS.names[1:]))
     if not table.num_rows:
         raise FormatError(f"{str(path)!r} has no row to compare")
     for columns in (["text"], ["char_start", "char_end", "surface"]):

@@ -153,14 +153,14 @@ class Batch:
             }
         )
 
-    def dropped_rows(self, start: Positions, end: Positions, reason: str) -> pa.Table:
+    def dropped_rows(self, start: Positions, end: Positions, reasons: list[str]) -> pa.Table:
         """Rows of `dropped.parquet` for runs of tokens."""
         return pa.table(
             {
                 **self._ranges(start, end),
                 "doc_token_end": end - self.doc_bounds[self.documents_at(start)],
                 "num_tokens": end - start,
-                "reason": [reason] * len(start),
+                "reason": pa.array(reasons, pa.string()),
                 "place": pa.nulls(len(start), pa.string()),
             }
         )

@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from chunk_provenance.batch import Batch, FoundMentions, Segments
+from chunk_provenance.cutting import cut_documents
 from chunk_provenance.documents import DUPLICATE, Rejected
 from chunk_provenance.encoding import EncodedBatch
 from chunk_provenance.hashing import hash_file, hash_text
@@ -27,14 +28,12 @@ from chunk_provenance.packing import (
     bucket_of,
     check_lengths,
     merge_spans,
-    pack_buckets,
     pack_fixed,
 )
 from chunk_provenance.store import DROPPED
 from chunk_provenance.store_writer import StoreWriter
 from chunk_provenance.tokenizing import TextEncoder
 
-SHORT_TAIL = "shorter than the smallest bucket"
 NO_SPANS = merge_spans(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 
 
@@ -42,14 +41,17 @@ NO_SPANS = merge_spans(np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64))
 class Packing:
     """How documents are cut; see packing.py."""
 
-    kind: Literal["buckets", "fixed"] = "buckets"
+    kind: Literal["buckets", "fixed", "lment"] = "buckets"
     min_length: int = 16
     max_length: int = 256
     tails: Literal["keep", "drop"] = "keep"
+    """Of `buckets`; LMEnt's rule always drops them."""
+    eos: Literal["end", "last"] = "end"
+    """See end_tokens.py."""
 
     def check(self) -> None:
         """Refuse settings that contradict each other."""
-        if self.kind == "buckets":
+        if self.kind != "fixed":
             check_lengths(self.min_length, self.max_length)
             return
         if self.max_length < 2:
@@ -59,6 +61,8 @@ class Packing:
                 "--tails drop has no meaning with --packing fixed: only the last chunk of all can be short, "
                 "it is padded"
             )
+        if self.eos == "last":
+            raise ValueError("--eos last has no meaning with --packing fixed: no document's end is dropped")
 
 
 def build_store(
@@ -189,7 +193,9 @@ class _Part:
             return
         batch = Batch(encoded.documents, encoded.encoded)
         found = None if mentions is None else batch.find_mentions(mentions)
-        segments = self._cut_fixed(batch) if self.packing.kind == "fixed" else self._cut_buckets(batch, found)
+        segments = (
+            self._cut_fixed(batch) if self.packing.kind == "fixed" else self._cut_documents(batch, found)
+        )
         if found is not None:
             rows, counts = batch.project_mentions(found, segments)
             self.writer.append(mentions=rows)
@@ -215,22 +221,14 @@ class _Part:
         self.writer.seal(tokenizer_json=self.encoder.content, meta=meta)
         return hash_file(self.writer.path / "meta.json")
 
-    def _cut_buckets(self, batch: Batch, found: FoundMentions | None) -> Segments:
-        """One segment a chunk. Tails that are to be dropped are written down and left out."""
-        starts, ends = pack_buckets(
-            batch.doc_bounds,
-            mentions=NO_SPANS if found is None else merge_spans(found.token_start, found.token_end),
-            words=batch.words,
-            characters=batch.characters,
-            min_length=self.packing.min_length,
-            max_length=self.packing.max_length,
+    def _cut_documents(self, batch: Batch, found: FoundMentions | None) -> Segments:
+        """Chunks of one document each. What is to be dropped is written down and left out."""
+        mentions = NO_SPANS if found is None else merge_spans(found.token_start, found.token_end)
+        segments, dropped = cut_documents(
+            batch, mentions, **asdict(self.packing), first_chunk=self.writer.num_chunks
         )
-        if self.packing.tails == "drop":
-            short = batch.is_short_tail(starts, ends, self.packing.min_length)
-            self.writer.append(dropped=batch.dropped_rows(starts[short], ends[short], SHORT_TAIL))
-            starts, ends = starts[~short], ends[~short]
-        chunk_ids = self.writer.num_chunks + np.arange(len(starts))
-        return Segments(starts, ends, chunk_ids, np.zeros_like(starts), np.zeros_like(starts))
+        self.writer.append(dropped=dropped)
+        return segments
 
     def _cut_fixed(self, batch: Batch) -> Segments:
         """Segments of the stream of all documents; an earlier batch may have begun the first chunk."""
@@ -253,8 +251,10 @@ class _Part:
             chunk_ids = np.arange(first_token // size, (first_token + lengths.sum()) // size)
             return _chunk_table(chunk_ids, chunk_ids * size, np.full_like(chunk_ids, size), size)
         limits = {"min_length": self.packing.min_length, "max_length": self.packing.max_length}
+        chunk_ids, first = np.unique(segments.chunk_id, return_index=True)
+        lengths = np.add.reduceat(lengths, first) if len(first) else lengths
         token_starts = first_token + np.cumsum(lengths) - lengths
-        return _chunk_table(segments.chunk_id, token_starts, lengths, bucket_of(lengths, **limits))
+        return _chunk_table(chunk_ids, token_starts, lengths, bucket_of(lengths, **limits))
 
     def _last_fixed_chunk(self) -> pa.Table:
         """The chunk that the last document leaves unfilled, if any."""

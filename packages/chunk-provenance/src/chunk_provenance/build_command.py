@@ -57,6 +57,14 @@ class PackingKind(StrEnum):
 
     buckets = "buckets"
     fixed = "fixed"
+    lment = "lment"
+
+
+class EndTokens(StrEnum):
+    """Values of --eos."""
+
+    end = "end"
+    last = "last"
 
 
 class Tails(StrEnum):
@@ -68,10 +76,23 @@ class Tails(StrEnum):
 
 PackingOption = Annotated[
     PackingKind,
-    typer.Option(help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each."),
+    typer.Option(
+        help="buckets: one document a chunk, padded to a power of two; fixed: --max-length each; lment: "
+        "powers of two as LMEnt cuts them (its limits: 64 and 2048), which drops ends of documents."
+    ),
 ]
 TailsOption = Annotated[
-    Tails, typer.Option(help="What to do with ends of documents shorter than --min-length.")
+    Tails,
+    typer.Option(
+        help="What to do with ends of documents shorter than --min-length (--packing lment drops them)."
+    ),
+]
+EosOption = Annotated[
+    EndTokens,
+    typer.Option(
+        help="Which chunk gets a document's end token. end: the one that holds the document's end, none if "
+        "that is dropped; last: the document's last chunk, for its last token where the end is dropped."
+    ),
 ]
 BatchTokensToCheck = Annotated[
     int | None,
@@ -110,6 +131,7 @@ def build(
     min_length: Annotated[int, typer.Option(help="Smallest padded chunk length, in tokens.")] = 16,
     max_length: Annotated[int, typer.Option(help="Largest chunk length, in tokens.")] = 256,
     tails: TailsOption = Tails.keep,
+    eos: EosOption = EndTokens.end,
     batch_tokens: BatchTokensToCheck = None,
     validation_fraction: ValidationFraction = 0.0,
     text: Annotated[
@@ -139,7 +161,7 @@ def build(
     Example: chunk-provenance build documents.parquet store --tokenizer t.json --mentions mentions.parquet
     """
     columns = parse_columns(column)
-    settings = Packing(packing.value, min_length, max_length, tails.value)
+    settings = Packing(packing.value, min_length, max_length, tails.value, eos.value)
     settings.check()
     with ExitStack() as files:
         encoder = load_encoder(files.enter_context(local_copy(tokenizer)), eos_token=eos_token)

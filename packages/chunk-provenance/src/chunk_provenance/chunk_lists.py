@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from chunk_provenance.facts import KINDS
 from chunk_provenance.formats import FormatError
 from chunk_provenance.order import DataOrder, Ids
-from chunk_provenance.tables import read_user_table
+from chunk_provenance.tables import read_user_table, recorded_format
 
 COLUMNS = pa.schema(
     [("chunk_id", pa.int64()), ("fact_id", pa.string()), ("kind", pa.string()), ("entity", pa.string())]
@@ -51,7 +51,8 @@ def read_chunk_list(
     if path.suffix == ".txt":
         ids = np.unique(_read_lines(path))
         return ChunkList(ids, np.zeros_like(ids), [""])
-    table = read_user_table(path, "chunk list", COLUMNS, optional=("fact_id", "kind", "entity"))
+    name = recorded_format(path, ("fact-chunks", "chunk-mentions", "chunk-steps"), "chunk list")
+    table = read_user_table(path, name, COLUMNS, optional=("fact_id", "kind", "entity"))
     if order is not None and path.suffix == ".parquet":
         _check_same_store(path, order)
     if table["kind"].null_count < table.num_rows:

@@ -237,6 +237,43 @@ def add_rates(counts: pa.Table) -> pa.Table:
     return counts
 
 
+def sum_intervals(intervals: pa.Table, by: Sequence[str]) -> pa.Table:
+    """The rows of `interval_table` that agree in the columns `by` added up, with the shares of the sums."""
+    names = ["facts", "known_before", "learned", "forgotten"]
+    grouped = intervals.group_by(list(by), use_threads=False).aggregate([(name, "sum") for name in names])
+    return add_rates(grouped.rename_columns([name.removesuffix("_sum") for name in grouped.column_names]))
+
+
+def accuracy_by(known: Bools, of_bin: Counts, labels: Sequence[str], steps: Counts) -> pa.Table:
+    """Share of known facts (or questions) per checkpoint and bin, with 95% Wilson intervals.
+
+    Args:
+        known: (facts, steps).
+        of_bin: the bin of each fact, (facts,), or at each step, (facts, steps); -1 = in none.
+        labels: the names of the bins.
+        steps: the checkpoints.
+
+    >>> table = accuracy_by(np.array([[True], [False]]), np.array([0, 0]), ["all"], np.array([5]))
+    >>> table.select(["step", "bin", "facts", "known", "accuracy"]).to_pylist()
+    [{'step': 5, 'bin': 'all', 'facts': 2, 'known': 1, 'accuracy': 0.5}]
+    """
+    of_bin = np.broadcast_to(of_bin if of_bin.ndim == 2 else of_bin[:, None], known.shape)
+    width = len(labels)
+    cell = np.where(of_bin < 0, len(steps) * width, np.arange(len(steps)) * width + of_bin)
+    facts = np.bincount(cell.reshape(-1), minlength=len(steps) * width + 1)[:-1]
+    hits = np.bincount(cell[known], minlength=len(steps) * width + 1)[:-1]
+    shares = dict(zip(("accuracy", "low", "high"), wilson(hits, facts), strict=True))
+    return pa.table(
+        {
+            "step": np.repeat(steps, width),
+            "bin": pa.array([*labels] * len(steps), pa.string()),
+            "facts": facts,
+            "known": hits,
+            **{name: pa.array(values, from_pandas=True) for name, values in shares.items()},
+        }
+    )
+
+
 def accuracy_table(
     known: Bools, counts: Counts, steps: Counts, *, edges: Sequence[int] = DEFAULT_BINS
 ) -> pa.Table:
@@ -246,25 +283,11 @@ def accuracy_table(
     between bins), `in_run` those up to the last step (the same facts at every step).
     """
     parts = []
-    for by in ("so_far", "in_run"):
-        for column, step in enumerate(steps.tolist()):
-            of_bin = count_bins(counts[:, column if by == "so_far" else -1], edges)
-            facts = np.bincount(of_bin, minlength=len(edges))
-            hits = np.bincount(of_bin[known[:, column]], minlength=len(edges))
-            shares = dict(zip(("accuracy", "low", "high"), wilson(hits, facts), strict=True))
-            parts.append(
-                pa.table(
-                    {
-                        "by": [by] * len(edges),
-                        "step": [step] * len(edges),
-                        "exposures": bin_labels(edges),
-                        "facts": facts,
-                        "known": hits,
-                        **{name: pa.array(values, from_pandas=True) for name, values in shares.items()},
-                    }
-                )
-            )
-    return pa.concat_tables(parts).combine_chunks()
+    for by, placed in (("so_far", counts), ("in_run", counts[:, -1])):
+        rows = accuracy_by(known, count_bins(placed, edges), bin_labels(edges), steps)
+        parts.append(rows.add_column(0, "by", pa.repeat(by, rows.num_rows)))
+    table = pa.concat_tables(parts).combine_chunks()
+    return table.rename_columns(["exposures" if name == "bin" else name for name in table.column_names])
 
 
 @dataclass(frozen=True)

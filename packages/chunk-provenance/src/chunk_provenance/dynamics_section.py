@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunk_provenance.dynamics import add_rates, bin_labels, count_bins
+from chunk_provenance.dynamics import bin_labels, count_bins, sum_intervals
 from chunk_provenance.joining import Dynamics
 from chunk_provenance.sections import section
 
@@ -139,7 +139,7 @@ CHANGES = (("learned", "learned"), ("forgotten", "forgotten"), ("net", "net (lea
 def _change_by_interval(dynamics: Dynamics) -> dict[str, Any]:
     intervals = dynamics.intervals
     seen = intervals.filter(pc.not_equal(intervals["exposures"], "0"))
-    sums = add_rates(_sum_counts(seen, ["step_from", "step_to"]))
+    sums = sum_intervals(seen, ["step_from", "step_to"])
     sums = sums.filter(pc.greater_equal(sums["facts"], MIN_FACTS))
     bounds = zip(sums["step_from"].to_pylist(), sums["step_to"].to_pylist(), strict=True)
     many = sums.num_rows > MAX_BARS
@@ -156,7 +156,7 @@ def _change_by_interval(dynamics: Dynamics) -> dict[str, Any]:
 
 
 def _change_by_exposures(dynamics: Dynamics, labels: list[str]) -> dict[str, Any]:
-    sums = add_rates(_sum_counts(dynamics.intervals, ["exposures"]))
+    sums = sum_intervals(dynamics.intervals, ["exposures"])
     order = [label for label in labels if label in sums["exposures"].to_pylist()]
     sums = sums.take([sums["exposures"].to_pylist().index(label) for label in order])
     sums = sums.filter(pc.greater_equal(sums["facts"], MIN_FACTS))
@@ -171,12 +171,6 @@ def _change_by_exposures(dynamics: Dynamics, labels: list[str]) -> dict[str, Any
             for name, label in CHANGES
         ],
     }
-
-
-def _sum_counts(intervals: pa.Table, by: list[str]) -> pa.Table:
-    names = ["facts", "known_before", "learned", "forgotten"]
-    grouped = intervals.group_by(by, use_threads=False).aggregate([(name, "sum") for name in names])
-    return grouped.rename_columns([name.removesuffix("_sum") for name in grouped.column_names])
 
 
 def _accuracy_at_end(dynamics: Dynamics, labels: list[str]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunk_provenance.csr import Ints, offsets_of
+from chunk_provenance.csr import Ints, gather, offsets_of
 from chunk_provenance.inversion import Int32s, Inverse, invert, pack, place_chunks, sorted_unique, unpack
 from chunk_provenance.order import DataOrder
 
@@ -37,6 +37,12 @@ class Exposures:
     def num_facts(self) -> int:
         """How many facts were looked up."""
         return len(self.offsets) - 1
+
+    def take(self, facts: Ints) -> "Exposures":
+        """The exposures of some of the facts, in the given order."""
+        row, position = gather(self.offsets, facts)
+        offsets = offsets_of(row, len(facts))
+        return Exposures(offsets, self.chunks[position], self.inverse, self.num_injected)
 
     def of_fact(self, fact: int) -> Ints:
         """The updates (1-based, ascending) that showed a fact; twice for two of its chunks in a batch."""

@@ -3,6 +3,7 @@
 The same figure gives the same bytes: no date, no random ids, glyphs drawn as paths.
 """
 
+import importlib.util
 import io
 from typing import Any
 
@@ -27,6 +28,11 @@ STYLE: dict[Any, Any] = {
     "legend.frameon": False,
     "text.parse_math": False,  # a dollar sign in a title is a dollar sign
 }
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is there."""
+    return importlib.util.find_spec("matplotlib") is not None
 
 
 def draw_svg(figure: dict[str, Any], *, size: tuple[float, float] = LARGE) -> str:
@@ -81,6 +87,8 @@ def _draw_lines(axes: Any, figure: dict[str, Any]) -> None:
 
 
 def _plain_number(value: float, position: int) -> str:
+    if abs(value) >= 1e7:
+        return f"{value:.0e}".replace("e+", "e")
     return f"{value:,.0f}" if abs(value) >= 1 or value == 0 else f"{value:g}"
 
 
@@ -97,7 +105,8 @@ def _draw_bars(axes: Any, figure: dict[str, Any]) -> None:
             axes.errorbar(
                 middle, y, np.nan_to_num(reach), fmt="none", ecolor="#222222", elinewidth=1, capsize=2
             )
-    crowded = len(names) > 8 or max(map(len, names)) > 16
+    wide = axes.figure.get_figwidth()
+    crowded = max(map(len, names)) > 16 or sum(len(name) + 2 for name in names) > 9 * wide
     axes.set_xticks(
         range(len(names)), names, rotation=40 if crowded else 0, ha="right" if crowded else "center"
     )

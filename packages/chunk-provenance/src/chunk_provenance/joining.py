@@ -26,7 +26,8 @@ from chunk_provenance.exposures import find_exposures
 from chunk_provenance.facts import FactChunks, read_fact_chunks
 from chunk_provenance.formats import FormatError, check_format, open_table, write_json, write_table
 from chunk_provenance.hashing import hash_file
-from chunk_provenance.order import DataOrder, load_order
+from chunk_provenance.order import DataOrder
+from chunk_provenance.published import open_order, order_files
 
 TABLES = {
     "facts": "dynamics-facts",
@@ -71,7 +72,7 @@ def compute_dynamics(
     check_bins(edges)
     if max_rank < 1 or consecutive < 1:
         raise ValueError(f"ranks and checkpoints count from 1, found {max_rank} and {consecutive}")
-    _check_same_store(order, fact_chunks)
+    check_same_store(order, fact_chunks)
     knowledge = read_knowledge(answers)
     check_join(order.num_updates, knowledge, fact_chunks.table)
     steps = knowledge.steps
@@ -107,7 +108,8 @@ def compute_dynamics(
     return Dynamics(facts, intervals, accuracy_table(known, counts, steps, edges=edges), info)
 
 
-def _check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
+def check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
+    """Refuse fact chunks of another store than that of the order, where both say which."""
     ours, theirs = order.info.get("store_sha256"), fact_chunks.store_sha256
     if ours is not None and theirs is not None and ours != theirs:
         raise FormatError(
@@ -119,11 +121,10 @@ def _check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
 def join_files(order: Path, fact_chunks: Path, answers: Path, *, command: str, **options: Any) -> Dynamics:
     """Read the inputs, join them (options: `compute_dynamics`), note the command and their hashes."""
     result = compute_dynamics(
-        load_order(order), read_fact_chunks(fact_chunks), read_answers(answers), **options
+        open_order(order), read_fact_chunks(fact_chunks), read_answers(answers), **options
     )
-    order_files = sorted(path for path in order.iterdir() if path.is_file())
     inputs = {
-        "order": hash_files(order_files),
+        "order": hash_files(order_files(order)) or str(order),
         "fact_chunks": hash_files([fact_chunks]),
         "answers": hash_files([answers]),
     }
@@ -132,9 +133,9 @@ def join_files(order: Path, fact_chunks: Path, answers: Path, *, command: str, *
 
 
 def hash_files(paths: Sequence[Path]) -> str:
-    """Hex sha256 of one file, or of the hashes of several in the given order."""
+    """Hex sha256 of one file, or of the hashes of several in the given order; "" without any."""
     digests = [hash_file(path) for path in paths]
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return "".join(digests) if len(digests) < 2 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def save_dynamics(dynamics: Dynamics, path: str | Path, *, overwrite: bool = False) -> None:
@@ -157,16 +158,14 @@ def save_dynamics(dynamics: Dynamics, path: str | Path, *, overwrite: bool = Fal
     unfinished.replace(path)
 
 
-def check_free(path: Path, *, overwrite: bool) -> None:
-    """Refuse to replace anything but, if asked to, an earlier dynamics folder."""
+def check_free(path: Path, *, overwrite: bool, kind: str = "dynamics") -> None:
+    """Refuse to replace anything but, if asked to, an earlier folder of the same kind."""
     if not path.exists():
         return
     if not overwrite:
         raise FileExistsError(f"{str(path)!r} exists: choose another place or give --overwrite")
-    if not (path / "dynamics.json").is_file():
-        raise FileExistsError(
-            f"{str(path)!r} is no dynamics folder, it is not overwritten: remove it yourself"
-        )
+    if not (path / f"{kind}.json").is_file():
+        raise FileExistsError(f"{str(path)!r} is no {kind} folder, it is not overwritten: remove it yourself")
 
 
 def load_dynamics(path: str | Path) -> Dynamics:

@@ -28,7 +28,8 @@ from chunk_provenance.facts import (
     write_fact_chunks,
 )
 from chunk_provenance.joining import check_free, join_files, load_dynamics, save_dynamics
-from chunk_provenance.order import DataOrder, load_order
+from chunk_provenance.order import DataOrder
+from chunk_provenance.published import open_order
 from chunk_provenance.report import make_report, write_report
 from chunk_provenance.sections import command_line, read_section, write_section
 from chunk_provenance.sections import section as section_of
@@ -111,7 +112,7 @@ def summarize_fact_chunks(table: pa.Table, *, num_facts: int) -> dict[str, Any]:
 
 
 def dynamics(
-    order: Annotated[Path, typer.Argument(help="Data order folder of the run.")],
+    order: Annotated[Path, typer.Argument(help="Data order of the run, own or published.")],
     fact_chunks: Annotated[Path, typer.Argument(help="Fact chunks, as 'facts' writes them.")],
     answers: Annotated[Path, typer.Argument(help="Answers per checkpoint: Parquet, JSONL or CSV.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
@@ -163,7 +164,7 @@ def trace(
     fact: Annotated[str | None, typer.Argument(help="A fact_id or probe_id.", show_default=False)] = None,
     *,
     store: Annotated[Path, typer.Option(help="Chunk store folder.")],
-    order: Annotated[Path, typer.Option(help="Data order folder of the run.")],
+    order: Annotated[Path, typer.Option(help="Data order of the run, own or published.")],
     fact_chunks: Annotated[Path, typer.Option("--facts", help="Fact chunks, as 'facts' writes them.")],
     answers: Annotated[Path, typer.Option(help="Answers per checkpoint.")],
     probes: Annotated[Path, typer.Option(help="Probes, Parquet or JSONL.")],
@@ -192,7 +193,7 @@ def trace(
         raise ValueError(f"--pick takes one of {list(PICKS)}, found {pick!r}")
     given = {
         "store": open_store(store),
-        "order": load_order(order),
+        "order": open_order(order),
         "fact_chunks": read_fact_chunks(fact_chunks),
         "answers": read_answers(answers),
         "probes": read_probes(probes),

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from chunk_provenance.mixtures import MixtureStore
 from chunk_provenance.order import DataOrder
 from chunk_provenance.order_questions import held_out_of
 from chunk_provenance.store import ChunkStore
@@ -30,6 +31,7 @@ def describe_chunk(store: ChunkStore, chunk_id: int, order: DataOrder | None = N
     wanted = ["char_start", "char_end", "surface", "entity", "name", "score"]
     return {
         "chunk_id": chunk_id,
+        **_place_in_mixture(store, chunk_id),
         "tokens": int(store.length[chunk_id]),
         "bucket": int(store.bucket[chunk_id]),
         "segments": segments,
@@ -38,6 +40,13 @@ def describe_chunk(store: ChunkStore, chunk_id: int, order: DataOrder | None = N
         "mentions": store.mentions_of(chunk_id).select(wanted).to_pylist(),
         "text": text,
     }
+
+
+def _place_in_mixture(store: ChunkStore, chunk_id: int) -> dict[str, Any]:
+    if not isinstance(store, MixtureStore):
+        return {}
+    part, local = store.locate(chunk_id)
+    return {"of_store": part.name, "chunk_id_there": local}
 
 
 def describe_document(store: ChunkStore, doc_id: str, order: DataOrder | None = None) -> dict[str, Any]:

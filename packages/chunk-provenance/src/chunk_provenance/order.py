@@ -7,6 +7,7 @@ an epoch opens the next one, so that every chunk is seen equally often, give or 
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +27,8 @@ from chunk_provenance.formats import (
     write_json,
     write_table,
 )
-from chunk_provenance.inverting import Inverse, invert
+from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.reverse_index import Inverse, invert
 
 Ids = npt.NDArray[np.int64]
 
@@ -169,26 +171,36 @@ def compute_order(
         raise ValueError("the chunk store holds no chunk: there is nothing to put into an order")
     members = {int(size): np.flatnonzero(buckets == size).astype(np.int64) for size in np.unique(buckets)}
     check_buckets({size: len(ids) for size, ids in members.items()}, batch_tokens=batch_tokens)
+    leftover = {size: np.empty(0, dtype=np.int64) for size in members}
+
+    def next_epoch(epoch: int) -> tuple[Ids, Ids]:
+        return _one_epoch(members, leftover, batch_tokens=batch_tokens, seed=seed, epoch=epoch)
+
+    return assemble(next_epoch, epochs=epochs, updates=updates, seed=seed, batch_tokens=batch_tokens)
+
+
+def assemble(
+    next_epoch: Callable[[int], tuple[Ids, Ids]], *, epochs: int | None, updates: int | None, **info: Any
+) -> DataOrder:
+    """The order whose epoch e = 0, 1, ... has the ids, and numbers of ids an update, of `next_epoch(e)`.
+
+    It ends after so many epochs or, within one if need be, after so many updates.
+    """
     parts: list[Ids] = []
     lengths: list[Ids] = []
     epoch_starts: list[int] = []
     done = 0
-    leftover = {size: np.empty(0, dtype=np.int64) for size in members}
     while len(epoch_starts) < epochs if epochs is not None else done < (updates or 0):
+        part, counts = next_epoch(len(epoch_starts))
         epoch_starts.append(done)
-        part, counts = _one_epoch(
-            members, leftover, batch_tokens=batch_tokens, seed=seed, epoch=len(epoch_starts) - 1
-        )
         parts.append(part)
         lengths.append(counts)
         done += len(counts)
-    offsets = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)[
-        : None if updates is None else updates + 1
-    ]
+    every = np.concatenate([[0], *lengths]).cumsum(dtype=np.int64)
+    offsets = every if updates is None else every[: updates + 1]
     ids = np.concatenate([np.empty(0, dtype=np.int64), *parts])[: offsets[-1]]
-    starts = np.array(epoch_starts, dtype=np.int64)
     asked = {"epochs": epochs} if epochs is not None else {"updates": updates}
-    return DataOrder(offsets, ids, starts, {"seed": seed, "batch_tokens": batch_tokens, **asked})
+    return DataOrder(offsets, ids, np.array(epoch_starts, dtype=np.int64), {**info, **asked})
 
 
 def _one_epoch(
@@ -313,11 +325,19 @@ def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -
     for name, table, schema in (("masked", order.masked, MASKED), ("plan", order.plan, PLAN)):
         if table is not None:
             write_table(table.select(schema.names).cast(schema), unfinished / f"{name}.parquet", name)
-    header = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
+    header: dict[str, Any] = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
+    if order.plan is not None:
+        header["plan_sha256"] = hash_file(unfinished / "plan.parquet")
     write_json(
         {**order.info, **header, "epoch_starts": order.epoch_starts.tolist()}, unfinished / "order.json"
     )
     replace_folder(unfinished, path)
+
+
+def hash_order(path: str | Path) -> str:
+    """Identifies a data order: hex sha256 over the hex hashes of its files, in the order of their names."""
+    digests = [hash_file(file) for file in sorted(Path(path).iterdir()) if file.is_file()]
+    return hash_text("".join(digests))
 
 
 def load_order(path: str | Path) -> DataOrder:

@@ -12,9 +12,10 @@ import typer
 from chunk_provenance.alignment import check_alignment, read_index
 from chunk_provenance.chunk_lists import read_chunk_list, read_steps
 from chunk_provenance.formats import write_table
-from chunk_provenance.order import DataOrder, Ids, load_order
+from chunk_provenance.order import DataOrder, Ids
 from chunk_provenance.order_checks import check_order
 from chunk_provenance.order_questions import epochs_of, held_out_of, lment_readme_rows, seen_at
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 from chunk_provenance.store_commands import AsJson, Overwrite, show_table
 
@@ -53,7 +54,7 @@ def steps_of(
 
     Example: chunk-provenance steps-of order 17 20 --json
     """
-    opened = load_order(order)
+    opened = open_order(order)
     asked = np.array(chunks or [], dtype=np.int64)
     if from_file is not None:
         asked = np.concatenate([asked, read_chunk_list(from_file, order=opened).distinct])
@@ -110,7 +111,7 @@ def chunks_at(
 
     Example: chunk-provenance chunks-at order 1 7-9
     """
-    opened = load_order(order)
+    opened = open_order(order)
     found = []
     for step in read_steps(steps, num_updates=opened.num_updates):
         part = slice(opened.offsets[step - 1], opened.offsets[step])
@@ -145,7 +146,7 @@ def seen_by(
 
     Example: chunk-provenance seen-by order 10000 --chunks fact_chunks.parquet
     """
-    opened = load_order(order)
+    opened = open_order(order)
     ids = opened.seen_by(step)
     seen = ids[ids >= 0]
     summary = {"step": step, "exposures": len(seen), "chunks": len(np.unique(seen))}
@@ -173,7 +174,7 @@ def epochs(order: Order, as_json: AsJson = False) -> None:
 
     Example: chunk-provenance epochs order
     """
-    found = [asdict(epoch) for epoch in epochs_of(load_order(order))]
+    found = [asdict(epoch) for epoch in epochs_of(open_order(order))]
     names = ["epoch", "first_update", "last_update", "updates", "exposures", "chunks"]
     if as_json:
         print(json.dumps(found, indent=2))
@@ -192,7 +193,7 @@ def check(
 
     Example: chunk-provenance check order --store store
     """
-    opened = load_order(order)
+    opened = open_order(order)
     check_order(opened, None if store is None else open_store(store))
     of_store = "" if store is None else ", all of the store"
     held_out = 0 if opened.trained is None else int(np.count_nonzero(~opened.trained))

@@ -35,16 +35,30 @@ def make_report(dynamics: Dynamics, sections: list[dict[str, Any]]) -> str:
         dynamics: what `load_dynamics` reads.
         sections: what `read_section` reads.
     """
-    parts = [dynamics_section(dynamics), *sections]
+    consecutive = dynamics.info["parameters"]["consecutive"]
+    return make_page(
+        Template(INTRODUCTION).substitute(consecutive=consecutive),
+        headline(dynamics.info),
+        [dynamics_section(dynamics), *sections],
+    )
+
+
+def make_page(introduction: str, cards: list[tuple[str, str]], parts: list[dict[str, Any]]) -> str:
+    """A page of sections.
+
+    Args:
+        introduction: what the page is about, in plain text.
+        cards: the numbers that stand on top, each with what it is; the first one is the largest.
+        parts: sections, as `section` makes them.
+    """
     template = Template(Path(__file__).with_name("report.html").read_text(encoding="utf-8"))
     contents = "".join(
         f'<li><a href="#section-{number}">{escape(part["title"])}</a></li>\n'
         for number, part in enumerate(parts, start=1)
     )
-    consecutive = dynamics.info["parameters"]["consecutive"]
     return template.substitute(
-        introduction=escape(Template(INTRODUCTION).substitute(consecutive=consecutive)),
-        cards="".join(_card(number, words) for number, words in headline(dynamics.info)),
+        introduction=escape(introduction),
+        cards="".join(_card(number, words) for number, words in cards),
         contents=contents,
         sections="".join(_section_html(number, part) for number, part in enumerate(parts, start=1)),
     )

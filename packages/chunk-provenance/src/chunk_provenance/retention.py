@@ -15,7 +15,8 @@ def count_retention(store: ChunkStore, *, batch_tokens: int | None = None) -> di
     """Chunks, tokens and padding of each bucket, and the documents and tokens that are in no chunk.
 
     Returns:
-        `buckets` (one dict a bucket, ascending), `kept` and `dropped` (one dict a reason) and `documents`.
+        `buckets` (one dict a bucket, ascending), `kept` and `dropped` (one dict a reason), `documents`, and
+        `without_end_token`: documents in chunks, of which none holds the end token.
     """
     dropped = _count_dropped(store)
     num_tokens = len(store.tokens) + sum(row["tokens"] for row in dropped)
@@ -31,6 +32,7 @@ def count_retention(store: ChunkStore, *, batch_tokens: int | None = None) -> di
             "stored": store.meta["num_documents"],
             "without_any_chunk": store.meta["num_documents"] - with_chunk,
         },
+        "without_end_token": with_chunk - _count_end_tokens(store),
         "mentions": _count_mentions(store),
     }
 
@@ -46,6 +48,13 @@ def _count_bucket(store: ChunkStore, size: int, num_tokens: int, batch_tokens: i
         "padding": 1 - tokens / positions,
     }
     return row if batch_tokens is None else {**row, "updates_per_epoch": positions / batch_tokens}
+
+
+def _count_end_tokens(store: ChunkStore) -> int:
+    """Segments that end in the end token; a document has at most one."""
+    ends = store.segment_table["chunk_token_end"].to_numpy()
+    starts = store.token_start[store.segment_table["chunk_id"].to_numpy()]
+    return int(np.count_nonzero(store.tokens[starts + ends - 1] == store.eos_id))
 
 
 def _count_mentions(store: ChunkStore) -> dict[str, int]:
@@ -108,6 +117,8 @@ def _fate_table(counts: dict[str, Any]) -> dict[str, Any]:
     for row in counts["dropped"]:
         rows.append([f"dropped: {row['reason']}", f"{row['documents']:,}", f"{row['tokens']:,}"])
     rows.append(["of the kept, in no chunk at all", f"{documents['without_any_chunk']:,}", ""])
+    if counts["without_end_token"]:
+        rows.append(["of the kept, without their end token", f"{counts['without_end_token']:,}", ""])
     return _table("What became of the text", ["what", "documents", "tokens"], rows)
 
 

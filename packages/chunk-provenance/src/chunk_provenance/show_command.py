@@ -8,7 +8,8 @@ import typer
 
 from chunk_provenance.chunk_lists import read_steps
 from chunk_provenance.lookup import describe_chunk, describe_document, describe_step
-from chunk_provenance.order import check_store, load_order
+from chunk_provenance.order import check_store
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 
 
@@ -33,7 +34,7 @@ def show(
     if sum(wanted is not None for wanted in (chunk, document, step)) != 1:
         raise ValueError("give exactly one of --chunk, --document and --step")
     opened = open_store(store)
-    steps = None if order is None else load_order(order)
+    steps = None if order is None else open_order(order)
     if steps is not None:
         check_store(steps, opened.sha256)
     found: Any
@@ -56,6 +57,8 @@ def show(
 def chunk_lines(chunk: dict[str, Any]) -> list[str]:
     """A chunk for people to read."""
     lines = [f"chunk {chunk['chunk_id']}: {chunk['tokens']} tokens, trained at length {chunk['bucket']}"]
+    if "of_store" in chunk:
+        lines.append(f"  chunk {chunk['chunk_id_there']} of the store {chunk['of_store']}")
     for segment in chunk["segments"]:
         lines.append(f"  document {name_document(segment)}")
         lines.append(f"  characters {segment['char_start']:,} to {segment['char_end']:,}")

@@ -78,7 +78,11 @@ def spearman(x: npt.ArrayLike, y: npt.ArrayLike, weights: Counts | None = None) 
     0.8
     """
     x_levels, y_levels = (np.unique(np.asarray(side), return_inverse=True)[1] for side in (x, y))
-    weights = np.ones(len(x_levels), dtype=np.int64) if weights is None else weights
+    return _rho(x_levels, y_levels, np.ones(len(x_levels), dtype=np.int64) if weights is None else weights)
+
+
+def _rho(x_levels: Counts, y_levels: Counts, weights: Counts) -> float:
+    """Spearman's rho of dense codes in the order of the values."""
     total = weights.sum()
     if not total:
         return float("nan")
@@ -100,6 +104,6 @@ def bootstrap_spearman(
     cells, counts = np.unique(np.stack([x_levels, y_levels]), axis=1, return_counts=True)
     rng = np.random.default_rng(seed)
     share = counts / counts.sum()
-    rhos = [spearman(cells[0], cells[1], rng.multinomial(counts.sum(), share)) for _ in range(resamples)]
+    rhos = [_rho(cells[0], cells[1], rng.multinomial(counts.sum(), share)) for _ in range(resamples)]
     low, high = np.nanpercentile(rhos, [2.5, 97.5])
     return float(low), float(high)

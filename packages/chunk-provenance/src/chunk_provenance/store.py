@@ -151,8 +151,9 @@ class ChunkStore:
         first, last = np.searchsorted(self._segment_chunks, [chunk_ids, chunk_ids + 1])
         for row, chunk_id in enumerate(chunk_ids):
             input_ids[row, : self.length[chunk_id]] = self.chunk_tokens(int(chunk_id))
-            for document, segment in enumerate(range(first[row], last[row])):
-                start, end = self._segment_tokens[segment]
+            own = slice(first[row], last[row])
+            documents = np.cumsum(self._segment_opens_document[own]) - self._segment_opens_document[own][0]
+            for document, (start, end) in zip(documents, self._segment_tokens[own], strict=True):
                 doc_ids[row, start:end] = document
         return input_ids, doc_ids
 
@@ -243,6 +244,13 @@ class ChunkStore:
         return chunks
 
     @cached_property
+    def _segment_opens_document(self) -> npt.NDArray[np.bool_]:
+        """Whether a segment is of another document than the one before it, (segments,)."""
+        ids = self.segment_table["doc_id"]
+        changes = pc.not_equal(ids.slice(1), ids.slice(0, max(0, len(ids) - 1)))
+        return np.concatenate([[True], changes.to_numpy()])[: len(ids)]
+
+    @cached_property
     def _segment_tokens(self) -> npt.NDArray[np.int32]:
         columns = [self.segment_table[name].to_numpy() for name in ("chunk_token_start", "chunk_token_end")]
         return np.stack(columns, axis=1)  # (segments, 2)
@@ -302,13 +310,17 @@ class _Documents:
 
 
 def open_store(path: str | Path) -> ChunkStore:
-    """Open a chunk store folder.
+    """Open a chunk store folder, or a mixture of stores.
 
     Raises:
         FileNotFoundError: `path` is no chunk store.
         FormatError: it is one of a version this release does not read.
     """
     path = Path(path)
+    if (path / "mixture.json").is_file():
+        from chunk_provenance.mixtures import open_mixture
+
+        return open_mixture(path)
     if not (path / "meta.json").is_file():
         raise FileNotFoundError(f"no chunk store at {str(path)!r}: 'chunk-provenance build' makes one")
     content = (path / "meta.json").read_bytes()

@@ -4,9 +4,9 @@ import json
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -16,12 +16,16 @@ from rich.table import Table
 
 from chunk_provenance.build import differences
 from chunk_provenance.documents import Document, Rejected, find_sources, read_documents
+from chunk_provenance.lment.curriculum import Curriculum
+from chunk_provenance.lment.from_store import order_store, retained_table, warnings_of
+from chunk_provenance.mixture_order import compute_store_order, count_trained, trained_table
+from chunk_provenance.mixtures import MixtureStore
 from chunk_provenance.order import (
     DataOrder,
-    compute_order,
     load_order,
     save_order,
 )
+from chunk_provenance.published import open_order
 from chunk_provenance.store import open_store
 from chunk_provenance.tokenizing import train_tokenizer
 from chunk_provenance.verify import verify_log
@@ -44,6 +48,14 @@ Column = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+
+class CurriculumKind(StrEnum):
+    """Values of --curriculum."""
+
+    grow_p2 = "grow_p2"
+    grow_linear = "grow_linear"
+    natural = "natural"
 
 
 def tokenizer(
@@ -78,25 +90,54 @@ def order(
     epochs: Annotated[int | None, typer.Option(help="See every chunk so often.", min=1)] = None,
     updates: Annotated[int | None, typer.Option(help="Stop after so many updates.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Same store, sizes and seed: same order.", min=0)] = 0,
+    curriculum: Annotated[
+        CurriculumKind | None,
+        typer.Option(
+            help="Order by length as LMEnt and OLMo-core do. grow_p2, grow_linear: from short to long chunks "
+            "in every cycle; natural: all updates shuffled. What does not fill an epoch is left out of it."
+        ),
+    ] = None,
+    cycles: Annotated[
+        int | None, typer.Option(help="Cycles of an epoch with --curriculum [8 if not given].", min=1)
+    ] = None,
+    balanced: Annotated[
+        bool, typer.Option("--balanced", help="With --curriculum: as many updates of every length.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Decide which chunks every update trains on, before any training.
 
-    An update holds chunks of one padded length. What an epoch leaves over of a length opens the next epoch.
+    An update holds chunks of one padded length. What an epoch leaves over of a length opens the next epoch,
+    but for a --curriculum, which prints what an epoch trains of every length and leaves out.
 
     Example: chunk-provenance order store order --batch-tokens 4096 --epochs 2
     """
     opened = open_store(store)
-    wanted = compute_order(
-        opened.bucket, batch_tokens=batch_tokens, seed=seed, epochs=epochs, updates=updates
-    )
-    wanted = replace(wanted, info={**wanted.info, "store_sha256": opened.sha256})
+    asked: dict[str, Any] = {
+        "batch_tokens": batch_tokens,
+        "seed": seed,
+        "epochs": epochs,
+        "updates": updates,
+    }
+    if curriculum is None:
+        if cycles is not None or balanced:
+            raise ValueError("--cycles and --balanced belong to a --curriculum")
+        wanted = compute_store_order(opened, **asked)
+    elif isinstance(opened, MixtureStore):
+        raise ValueError("a --curriculum orders one chunk store, this is a mixture: order it without")
+    else:
+        wanted = order_store(opened, Curriculum(curriculum.value, cycles or 8, balanced), **asked)
+        show_table("An epoch", *retained_table(wanted.info))
+        for sentence in warnings_of(wanted.info):
+            say(f"warning: {sentence}")
     if not overwrite and (out / "order.json").is_file():
         check_same_order(load_order(out), wanted, out)
         say(f"{out} is up to date")
     else:
         save_order(wanted, out, overwrite=overwrite)
     num_epochs = len(wanted.epoch_starts)
+    if isinstance(opened, MixtureStore):
+        show_table(*trained_table(count_trained(wanted, opened)))
     print(f"{wanted.num_updates:,} updates in {num_epochs} epochs, {len(wanted.ids):,} chunks, {out}")
 
 
@@ -120,7 +161,7 @@ def verify(
 
     Example: chunk-provenance verify run/order run/metrics.jsonl
     """
-    result = verify_log(load_order(order), metrics)
+    result = verify_log(open_order(order), metrics)
     if result.step is not None:
         expected = result.expected or "has no such update"
         print(f"step {result.step} differs: the log says {result.logged}, the order {expected}")

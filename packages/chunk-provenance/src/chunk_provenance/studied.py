@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from chunk_provenance.facts import KINDS, FactChunks, read_fact_chunks
+from chunk_provenance.inversion import pack, place_chunks, sorted_unique
 from chunk_provenance.published import PopqaKas, read_popqa_kas
 from chunk_provenance.tables import read_user_columns
 
@@ -98,7 +99,9 @@ def from_fact_chunks(chunks: FactChunks) -> StudiedFacts:
         if not len(chunk):
             columns.append(pa.nulls(len(fact_ids), pa.int64()))
             continue
-        pairs = np.unique(np.stack([code[here], chunk]), axis=1)
-        columns.append(pa.array(np.bincount(pairs[0], minlength=len(fact_ids))))
+        places = place_chunks(chunk)
+        bits = len(places.ids).bit_length()
+        pairs = sorted_unique(pack(code[here], places.find(chunk), bits))
+        columns.append(pa.array(np.bincount(pairs >> bits, minlength=len(fact_ids))))
     unknown = [pa.nulls(len(fact_ids), pa.int64())] * len(POPULARITY)
     return StudiedFacts(chunks, pa.table([*columns, *unknown], schema=FACTS))

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.json
+import pyarrow.parquet as pq
 
 from chunk_provenance.formats import FormatError, open_table
 
@@ -36,6 +37,14 @@ def read_user_table(path: Path, name: str, schema: pa.Schema, *, optional: tuple
         raise FormatError(f"{str(path)!r} is no {name} table: {error}") from error
     _check_columns(path, name, table, schema, optional)
     return pa.table(columns, schema=schema)
+
+
+def recorded_format(path: Path, known: tuple[str, ...], name: str) -> str:
+    """The format a Parquet file names, if that is among the known; else, and for any other file, `name`."""
+    if path.suffix != ".parquet" or not path.is_file():
+        return name
+    found = (pq.read_schema(path).metadata or {}).get(b"format", b"").decode()
+    return found if found in known else name
 
 
 def read_user_columns(path: Path, name: str, wanted: Collection[str]) -> tuple[pa.Table, list[str]]:

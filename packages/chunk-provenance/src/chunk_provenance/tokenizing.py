@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +78,30 @@ class TextEncoder:
         ids, doc_bounds = self._join(encodings)
         encoded = count_characters(ids, doc_bounds, texts, self._byte_lengths)
         return self._encode_with_offsets(texts) if encoded is None else encoded
+
+    def decode(self, ids: npt.NDArray[np.uint32], doc_bounds: Chars) -> tuple[list[str], Encoded]:
+        """The texts of documents that another program encoded, and the characters of their tokens.
+
+        Args:
+            ids: the documents' tokens, each closed by the end token, (tokens,).
+            doc_bounds: where each begins, and where the last ends, (documents + 1,).
+
+        Raises:
+            ValueError: the tokens are not of this tokenizer, or it is none of whole bytes.
+        """
+        if self._byte_lengths is None:
+            raise ValueError("only the tokens of a byte-level tokenizer tell which characters they cover")
+        if len(ids) and int(ids.max()) >= self.vocab_size:
+            raise ValueError(f"the tokenizer has {self.vocab_size:,} tokens, found the token {ids.max()}")
+        if np.any(ids[doc_bounds[1:] - 1] != self.eos_id):
+            raise ValueError(f"a document does not end in the tokenizer's end token {self.eos_id}")
+        pieces = [ids[start : end - 1].tolist() for start, end in pairwise(doc_bounds.tolist())]
+        texts: list[str] = self._tokenizer.decode_batch(pieces, skip_special_tokens=False)
+        encoded = count_characters(ids, doc_bounds, texts, self._byte_lengths) if any(texts) else None
+        if encoded is None and any(texts):
+            raise ValueError("the tokens do not spell UTF-8 text in this tokenizer")
+        nothing = np.zeros(len(ids), dtype=np.int64)
+        return texts, encoded or Encoded(ids, nothing, nothing, doc_bounds)
 
     def _encode_with_offsets(self, texts: Sequence[str]) -> Encoded:
         encodings = self._tokenizer.encode_batch(texts, add_special_tokens=False)

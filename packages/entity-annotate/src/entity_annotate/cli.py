@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from entity_annotate.lment_records import RecordCounts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -143,6 +146,75 @@ def evaluate(
         ]
         summary = f"Mentions against gold on {result.num_documents:,} documents, exact span and entity."
         _write_section(section, "Annotation quality", summary, tables)
+
+
+MaxFailed = Annotated[
+    float, typer.Option(min=0.0, max=1.0, help="Share of lines that may fail; above it the exit code is 1.")
+]
+
+
+@app.command()
+def merge_lment(
+    records: Annotated[Path, typer.Argument(help="LMEnt's annotated documents, one JSON a line; also .gz.")],
+    out: Annotated[Path, typer.Argument(help="Merged records, one JSON a line; continued if it is there.")],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help='Names of entities: a JSON object {"Q42": "name"}.')
+    ] = None,
+    max_failed: MaxFailed = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Begin OUT anew.")] = False,
+) -> None:
+    """Merge links, linker and coreference into scored mentions exactly as LMEnt's published code does.
+
+    A record has hyperlinks_clean, entity_linking and coref, and gets entities in their place. A killed run
+    continues when the same command is given again. Lines that cannot be used go to OUT.failed.jsonl.
+
+    Example: entity-annotate merge-lment annotated.jsonl merged.jsonl --labels qcode_to_wiki.json
+    """
+    from entity_annotate.lment_records import merge_file, read_labels
+
+    names = read_labels(labels) if labels is not None else {}
+    counts = merge_file(records, out, labels=names, overwrite=overwrite, on_record=_tell_lines)
+    _tell_counts(counts, out, max_failed)
+
+
+@app.command()
+def lment_mentions(
+    records: Annotated[Path, typer.Argument(help="Merged records: of merge-lment, or LMEnt's own.")],
+    out: Annotated[Path, typer.Argument(metavar="MENTIONS", help="The mentions file (Parquet) to write.")],
+    max_failed: MaxFailed = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace MENTIONS.")] = False,
+) -> None:
+    """Turn LMEnt's merged records into a mentions file, which the rest of the path reads.
+
+    The records themselves serve as documents: chunk-provenance build merged.jsonl store --mentions MENTIONS.
+    Lines that cannot be used go to MENTIONS.failed.jsonl.
+
+    Example: entity-annotate lment-mentions merged.jsonl mentions.parquet
+    """
+    from entity_annotate.lment_records import convert_file
+
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{str(out)!r} exists: remove it, choose another place or give --overwrite")
+    counts = convert_file(records, out, on_record=_tell_lines)
+    _tell_counts(counts, out, max_failed)
+
+
+def _tell_lines(number: int) -> None:
+    """Tell the progress now and then."""
+    if number % 10_000 == 0:
+        typer.echo(f"{number:,} lines read", err=True)
+
+
+def _tell_counts(counts: "RecordCounts", out: Path, max_failed: float) -> None:
+    """Print what became of the lines; exit with 1 where too many failed."""
+    _print_table(["what", "count"], counts.rows())
+    failed = sum(counts.failed.values())
+    if failed:
+        lines = "1 line" if failed == 1 else f"{failed:,} lines"
+        typer.echo(f"{lines} could not be used: {out}.failed.jsonl says which and why", err=True)
+    if counts.share_failed > max_failed:
+        typer.echo(f"that is more than --max-failed {max_failed:g} allows", err=True)
+        raise typer.Exit(1)
 
 
 @contextmanager

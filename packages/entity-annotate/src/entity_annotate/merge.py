@@ -218,14 +218,19 @@ def similarity(mention: str, anchor: str) -> float:
     0.5556
     """
     u, v = normalize_mention(mention).lower(), normalize_mention(anchor).lower()
-    shared = _longest_common_substring(u, v)
+    shared = longest_common_substring(u, v)
     if not shared:
         return 0.0
     a, b = shared / len(v), shared / len(u)
     return 2 * a * b / (a + b)
 
 
-def _longest_common_substring(u: str, v: str) -> int:
+def longest_common_substring(u: str, v: str) -> int:
+    """Return its length.
+
+    >>> longest_common_substring("bills", "buffalo bills")
+    5
+    """
     best = 0
     previous = [0] * (len(v) + 1)
     for character in u:

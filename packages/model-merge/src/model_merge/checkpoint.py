@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model_merge.digests import checksum_file
 from model_merge.dtypes import FLOATS, Compute, Values, decode, itemsize
 from model_merge.header import BITS, FormatError, TensorInfo, pread_into, read_header
 
@@ -82,24 +83,19 @@ class Checkpoint:
         return raw
 
     @cached_property
-    def file_digests(self) -> dict[str, str]:
-        """The sha256 of every safetensors file, by its name. Reads all of them, once."""
-        return {path.name: _hash_file(path) for path in self.files}
+    def checksums(self) -> dict[str, str]:
+        """The checksum of every safetensors file, by its name. Reads all of them, once."""
+        return {path.name: checksum_file(path) for path in self.files}
 
     def digest(self) -> str:
         """Identifies config and weights, by their content: the same wherever the checkpoint lies."""
         config = json.dumps(dict(self.config), sort_keys=True)
-        return hashlib.sha256(json.dumps([config, self.file_digests], sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps([config, self.checksums], sort_keys=True).encode()).hexdigest()
 
     def __del__(self) -> None:
         """Close the files."""
         for descriptor in self._descriptors.values():
             os.close(descriptor)
-
-
-def _hash_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_checkpoint(reference: str | Path) -> Checkpoint:

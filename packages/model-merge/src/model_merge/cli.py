@@ -6,9 +6,25 @@ from typing import Annotated
 
 import typer
 
-from model_merge import ablate_commands, convert_commands, mixture_commands
+from model_merge import (
+    ablate_commands,
+    convert_commands,
+    look_commands,
+    merge_commands,
+    mixture_commands,
+)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(merge_commands.average)
+app.command()(merge_commands.macro)
+app.command()(merge_commands.leave_one_out)
+app.command()(merge_commands.ema)
+app.command()(merge_commands.lawa)
+app.command()(merge_commands.run)
+app.command()(look_commands.inspect)
+app.command()(look_commands.diff)
+app.command()(look_commands.check)
+app.command()(look_commands.verify)
 app.add_typer(ablate_commands.app, name="ablate")
 app.command()(mixture_commands.perplexity)
 app.command()(convert_commands.convert)
@@ -28,9 +44,12 @@ def root(
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
 ) -> None:
-    """Model merging as an algebra over checkpoints, streamed in constant memory.
+    """Merge checkpoints of language models, in constant memory, and know afterwards what was merged.
 
-    Not built yet: this release only reserves the name.
+    A model is a folder of safetensors files, a step of a run (run:step1000), or a repository of the hub,
+    OWNER/NAME, with @REVISION and :SUBFOLDER where wanted (needs the extra `hub`).
+
+    Example: model-merge average biology physics -o science
     """
 
 

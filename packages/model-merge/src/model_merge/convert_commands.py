@@ -3,12 +3,11 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from model_merge.convert import Names
-from model_merge.convert import convert as run
+Names = Literal["keep", "olmo", "customgpt"]
 
 
 def convert(
@@ -33,6 +32,8 @@ def convert(
 
     Example: model-merge convert downloads/seed-pretrain-130m seed-130m --names customgpt
     """
+    from model_merge.convert import convert as run  # here: --help needs no NumPy
+
     summary = run(source, out, names=names, overwrite=overwrite)
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))

@@ -147,3 +147,10 @@ def _round_to_odd(values: Values) -> npt.NDArray[np.float32]:
     bits -= (rounded > exact).astype(np.uint32)
     bits |= (rounded != exact).astype(np.uint32)
     return narrow
+
+
+def round_to_bf16(values: Values) -> None:
+    """Round finite float32 values to BF16 where they stand."""
+    bits = values.view(np.uint32)
+    bits += np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+    bits &= np.uint32(0xFFFF0000)

@@ -119,10 +119,9 @@ def parse_parts(text: str) -> dict[str, str]:
 
 def _beside(file: Path, reference: str) -> str:
     """A path in a file is relative to the file; a reference to the hub stays as it is."""
-    beside = file.parent / reference
-    return (
-        str(beside) if beside.exists() or (file.parent / reference.rpartition(":")[0]).is_dir() else reference
-    )
+    folder = reference.rpartition(":")[0] or reference
+    here = (file.parent / reference).exists() or (file.parent / folder).exists()
+    return str(file.parent / reference) if here else reference
 
 
 def _read_object(path: str) -> Any:

@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from model_merge.corpus import SPLITS, find_sources
-from model_merge.decontaminate import Threshold
-from model_merge.decontaminate import decontaminate as run_decontamination
 from model_merge.partition import Keys
 from model_merge.partition_files import Settings
 from model_merge.partition_files import partition as cut
@@ -129,6 +127,9 @@ def decontaminate(
 
     Example: model-merge ablate decontaminate units clean --against paloma --against lambada.jsonl
     """
+    from model_merge.decontaminate import Threshold  # here: --help needs no NumPy
+    from model_merge.decontaminate import decontaminate as run_decontamination
+
     summary = run_decontamination(
         find_sources(documents),
         out,

@@ -4,6 +4,7 @@ Whatever a merge was written as (an expression, a mergekit file), it becomes a `
 one out without knowing what it means.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -37,7 +38,10 @@ class Inputs(Protocol):
         """Shape of the output tensor, which every input has."""
 
     def blocks(self) -> Iterator[tuple[int, list[Values]]]:
-        """(flat start, values of every input there), `BLOCK` elements at a time, in order."""
+        """(flat start, values of every input there), `BLOCK` elements at a time, in order.
+
+        The arrays are the reader's: the next block overwrites them.
+        """
 
 
 Kernel = Callable[[int, list[Values]], Values]
@@ -63,6 +67,11 @@ class TensorPlan:
     """Reads what statistics it needs and returns the arithmetic; None copies the only input's bytes."""
     compute: Literal["F32", "F64"] = "F64"
     """The type in which the inputs reach the arithmetic."""
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)

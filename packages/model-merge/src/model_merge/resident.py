@@ -4,10 +4,10 @@ The sums are float64 and live where the model lives. A merge's values are (sum /
 model's type: the same bits as `model-merge average` writes, by whatever path the sum came about.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -16,8 +16,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import logging
 
-import model_merge.custom_gpt  # noqa: F401, registers the class of ez-data-ablations' models
+import model_merge.custom_gpt  # noqa: F401, registers the class of the published models
 from model_merge.checkpoint import Checkpoint
+from model_merge.checks import check
 from model_merge.dtypes import FLOATS
 from model_merge.running_sum import FRESH_FRACTION, ExponentRange, Reach, RunningSum, find_reach
 from model_merge.subsets import Merge
@@ -35,13 +36,15 @@ TORCH_TYPES = {
 
 @dataclass
 class Inputs:
-    """The parts' tensors, the most recently used ones kept on the device, the others read again from disk."""
+    """The parts' tensors: those that the plan needs most often stay on the device, others are read again."""
 
     checkpoints: Sequence[Checkpoint]
     device: torch.device
     budget: int
     """Bytes to keep."""
-    kept: OrderedDict[tuple[int, str], torch.Tensor] = field(default_factory=OrderedDict)
+    uses: Sequence[int]
+    """How often the plan needs each part."""
+    kept: dict[tuple[int, str], torch.Tensor] = field(default_factory=dict)
     kept_bytes: int = 0
     bytes_read: int = 0
 
@@ -49,16 +52,28 @@ class Inputs:
         """A tensor's values, flat, in a type that sums with float64 exactly."""
         key = (part, name)
         if key in self.kept:
-            self.kept.move_to_end(key)
             return _computable(self.kept[key])
         tensor = self._read(part, name)
-        size = tensor.nbytes
-        if size <= self.budget:
+        if self._make_room(tensor.nbytes, self.uses[part]):
             self.kept[key] = tensor
-            self.kept_bytes += size
-            while self.kept_bytes > self.budget:
-                self.kept_bytes -= self.kept.popitem(last=False)[1].nbytes
+            self.kept_bytes += tensor.nbytes
         return _computable(tensor)
+
+    def _make_room(self, size: int, uses: int) -> bool:
+        """Let go of tensors that are needed less often; false if that is not enough."""
+        rarer = sorted((self.uses[part], part, name) for part, name in self.kept if self.uses[part] < uses)
+        free = self.budget - self.kept_bytes
+        let_go = []
+        for _, part, name in rarer:
+            if size <= free:
+                break
+            let_go.append((part, name))
+            free += self.kept[part, name].nbytes
+        if size > free:
+            return False
+        for key in let_go:
+            self.kept_bytes -= self.kept.pop(key).nbytes
+        return True
 
     def _read(self, part: int, name: str) -> torch.Tensor:
         checkpoint = self.checkpoints[part]
@@ -67,36 +82,15 @@ class Inputs:
         return raw.view(TORCH_TYPES[checkpoint.tensors[name].dtype]).to(self.device)
 
 
+def count_uses(merges: Sequence[Merge]) -> list[int]:
+    """How often each part's coefficient changes from one merge to the next."""
+    rows = [merge.coefficients for merge in merges]
+    before = [tuple(0.0 for _ in rows[0]), *rows]
+    return [sum(old != new for old, new in pairwise(column)) for column in zip(*before, strict=True)]
+
+
 def _computable(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.float() if tensor.itemsize == 1 else tensor
-
-
-def check_alike(checkpoints: Sequence[Checkpoint]) -> None:
-    """Refuse parts that do not have the same tensors.
-
-    Raises:
-        ValueError: listing the tensors that are missing, extra or of another shape.
-    """
-    first = checkpoints[0]
-    problems = []
-    for other in checkpoints[1:]:
-        where = f"{other.reference!r} against {first.reference!r}"
-        if missing := sorted(first.tensors.keys() - other.tensors.keys()):
-            problems.append(f"{where} lacks {missing}")
-        if extra := sorted(other.tensors.keys() - first.tensors.keys()):
-            problems.append(f"{where} has also {extra}")
-        for name in sorted(first.tensors.keys() & other.tensors.keys()):
-            here, there = first.tensors[name], other.tensors[name]
-            if here.shape != there.shape:
-                problems.append(f"{where}: {name!r} is {there.shape}, not {here.shape}")
-            elif here.dtype not in FLOATS and _bytes(first, name) != _bytes(other, name):
-                problems.append(f"{where}: {name!r} is {here.dtype} and differs")
-    if problems:
-        raise ValueError(f"the parts cannot be merged: {'; '.join(problems)}")
-
-
-def _bytes(checkpoint: Checkpoint, name: str) -> bytes:
-    return checkpoint.read_bytes(name).tobytes()
 
 
 def find_inexact(checkpoints: Sequence[Checkpoint], name: str, reach: Reach | None) -> Any:
@@ -227,10 +221,10 @@ def make_resident(
         budget: bytes of inputs to keep on the device.
         progress: goes through the tensors' names while they are looked at.
     """
-    check_alike(checkpoints)
+    check(checkpoints, dtype=None if dtype == "auto" else dtype)
     model = load_model(checkpoints[0], device, dtype)
     targets = find_targets(model, checkpoints[0])
-    inputs = Inputs(checkpoints, torch.device(device), budget)
+    inputs = Inputs(checkpoints, torch.device(device), budget, count_uses(merges))
     reach = find_reach([merge.coefficients for merge in merges])
     if all(len(merge.members) == 1 for merge in merges):
         reach = None  # nothing to run

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from model_merge.expression import whole_weights
+
 LONGEST_ID = 100  # characters; a merge of more parts is named by a hash
 MOST_MERGES = 1_000_000
 FAMILIES = "all, size:K, loo, pairs, rolling:W, groups:FILE, list:FILE or simplex:STEP"
@@ -80,13 +82,8 @@ def macro(groups: Sequence[Sequence[int]], num_parts: int) -> Merge:
     for group in groups:
         for part in group:
             shares[part] += Fraction(1, len(groups) * len(group))
-    coefficients, divisor = _over_one_divisor(shares)
-    return Merge(coefficients, divisor, "macro", tuple(map(tuple, groups)))
-
-
-def _over_one_divisor(shares: Sequence[Fraction]) -> tuple[tuple[float, ...], float]:
-    divisor = math.lcm(*(share.denominator for share in shares))
-    return tuple(float(share * divisor) for share in shares), float(divisor)
+    coefficients, divisor = whole_weights(shares)
+    return Merge(tuple(coefficients), divisor, "macro", tuple(map(tuple, groups)))
 
 
 def gray_code(num_parts: int) -> Iterator[int]:
@@ -292,19 +289,20 @@ def _read_entry(entry: Any, parts: Sequence[str], where: str) -> Merge:
 
 
 def weighted(weights: Mapping[str, Any], parts: Sequence[str], where: str = "the merge") -> Merge:
-    """Weights as they are given, divided by their sum.
+    """Weights as they are written (0.1 is a tenth), divided by their sum.
 
     Raises:
         ValueError: a weight is no number, names no part, or the sum is 0.
     """
-    coefficients = [0.0] * len(parts)
+    shares = [Fraction(0)] * len(parts)
     for part, value in zip(_positions(list(weights), parts, where), weights.values(), strict=True):
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{where}: the weight {value!r} of {parts[part]!r} is no finite number")
-        coefficients[part] = float(value)
-    divisor = math.fsum(coefficients)
-    if divisor == 0:
+        shares[part] = Fraction(str(value))
+    total = sum(shares)
+    if total == 0:
         raise ValueError(f"{where}: the weights {dict(weights)} sum to 0")
+    coefficients, divisor = whole_weights([share / total for share in shares])
     return Merge(tuple(coefficients), divisor, "weighted")
 
 

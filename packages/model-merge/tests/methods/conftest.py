@@ -14,7 +14,7 @@ import pytest
 
 from model_merge.methods import METHODS
 from model_merge.methods.spec import settle
-from model_merge.plan import BLOCK
+from model_merge.plan import BLOCK, MergePlan, TensorPlan, TensorRef
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DTYPES = {
@@ -48,10 +48,42 @@ def execute(prepare: Callable, arrays: list[np.ndarray], chunk: int | None = Non
     kernel = prepare(inputs)
     size = arrays[0].size
     pieces = [
-        kernel(start, [values[start : start + (chunk or size)] for values in inputs.flat])
+        kernel(start, [values[start : start + (chunk or size)].copy() for values in inputs.flat])
         for start in range(0, size, chunk or size or 1)
     ]
     return np.concatenate([np.zeros(0, arrays[0].dtype), *pieces]).reshape(arrays[0].shape)
+
+
+def execute_plan(plan: MergePlan, chunk: int | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of a plan, each read whole; rounded by NumPy and ml_dtypes."""
+    merged = {}
+    for tensor in plan.tensors:
+        if tensor.prepare is None:
+            reference = tensor.inputs[0]
+            raw = plan.checkpoints[reference.checkpoint].read_bytes(reference.name)
+            merged[tensor.name] = raw.view(DTYPES[tensor.dtype]).reshape(tensor.shape)
+            continue
+        arrays = [_input(plan, tensor, reference) for reference in tensor.inputs]
+        values = execute(tensor.prepare, arrays, chunk)
+        assert np.isfinite(values).all()
+        merged[tensor.name] = values.astype(DTYPES[tensor.dtype])
+    return merged
+
+
+def _input(plan: MergePlan, tensor: TensorPlan, reference: TensorRef) -> np.ndarray:
+    checkpoint = plan.checkpoints[reference.checkpoint]
+    values = checkpoint.read(reference.name, compute=tensor.compute)
+    values = values.reshape(checkpoint.tensors[reference.name].shape)
+    if reference.rows is None:
+        return values
+    taken = values[reference.rows]
+    taken[reference.rows < 0] = np.nan
+    return taken
+
+
+@pytest.fixture(name="execute_plan")
+def execute_plan_fixture() -> Callable:
+    return execute_plan
 
 
 @pytest.fixture(name="execute")

@@ -1,6 +1,5 @@
 """What a run needs before its first step, made from its configuration: data, order, model, optimiser."""
 
-import dataclasses
 import os
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import Olmo2Config, PreTrainedModel, PreTrainedTokenizerFast
 
-from chunk_provenance import ChunkStore, DataOrder, check_store, compute_order, load_order, save_order
+from chunk_provenance import ChunkStore, DataOrder, check_store, compute_store_order, load_order, save_order
 from olmo_trainer import attention, checkpoint
 from olmo_trainer.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from olmo_trainer.model import PRESETS, build_from_scratch, build_on_meta, olmo2_config
@@ -42,10 +41,9 @@ def make_order(data: DataConfig, store: ChunkStore, *, seed: int) -> DataOrder:
         order = load_order(data.order)
         check_store(order, store.sha256)
     else:
-        order = compute_order(
-            store.bucket, batch_tokens=data.batch_tokens, seed=seed, epochs=data.epochs, updates=data.updates
+        order = compute_store_order(
+            store, batch_tokens=data.batch_tokens, seed=seed, epochs=data.epochs, updates=data.updates
         )
-        order = dataclasses.replace(order, info={**order.info, "store_sha256": store.sha256})
     if order.num_updates == 0:
         raise ValueError(
             "the data order holds no update: more chunks or epochs, or a smaller data.batch_tokens"
@@ -67,9 +65,17 @@ def record_order(order: DataOrder, folder: Path, store: ChunkStore) -> str:
         save_order(order, folder)
     recorded = load_order(folder)
     check_store(recorded, store.sha256)
-    if not (np.array_equal(recorded.ids, order.ids) and np.array_equal(recorded.offsets, order.offsets)):
+    same = np.array_equal(recorded.ids, order.ids) and np.array_equal(recorded.offsets, order.offsets)
+    if not (same and masked_pairs(recorded) == masked_pairs(order)):
         raise ValueError(f"{str(folder)!r} is not the order this configuration gives: use another run folder")
     return order_sha256(folder)
+
+
+def masked_pairs(order: DataOrder) -> set[tuple[int, int]]:
+    """The (update, chunk) pairs whose targets are ignored."""
+    if order.masked is None:
+        return set()
+    return set(zip(*(order.masked[name].to_pylist() for name in ("update", "chunk_id")), strict=True))
 
 
 def make_model(config: ModelConfig, store: ChunkStore, *, seed: int) -> PreTrainedModel:

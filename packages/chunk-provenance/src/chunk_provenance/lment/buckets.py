@@ -109,8 +109,8 @@ def check_retained(retained: list[dict[str, Any]], *, batch_tokens: int) -> None
         )
         raise ValueError(
             f"with --batch-tokens {batch_tokens} some chunks would never be trained, because every cycle "
-            f"needs updates of every length ({found}): take fewer --cycles or --batch-tokens, or build the store "
-            "with other limits"
+            f"needs an update of every length ({found}): take smaller --batch-tokens, fewer --cycles, or "
+            "build the store with other limits"
         )
 
 

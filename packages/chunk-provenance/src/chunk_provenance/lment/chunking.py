@@ -1,14 +1,14 @@
 """LMEnt's rule for cutting documents into chunks, with a record of all that it leaves out.
 
-With `rest` tokens of a document to go, the next chunk is `max_length` tokens, or the largest power of two in
-`rest`. A border inside a mention moves left to the mention's start. A document ends where that power of two is
-below `min_length` (the tail is dropped), or where the border cannot move because a mention begins there: then
-the rest becomes one chunk of any length if it fits `max_length`, else it is dropped. So chunks never overlap or
-cross documents, end tokens of most documents are dropped with the tails, and a chunk that a border shortened to
-half of `min_length` or less has a chunk id but no bucket, and is never trained.
+With `rest` tokens of a document to go, the next chunk is `max_length` tokens, or the largest power of two
+in `rest`. A border inside a mention moves left to the mention's start. A document ends where that power of
+two is below `min_length` (the tail is dropped), or where the border cannot move because a mention begins
+there: then the rest becomes one chunk of any length if it fits `max_length`, else it is dropped. So chunks
+never overlap or cross documents, end tokens of most documents are dropped with the tails, and a chunk that
+a border shortened to half of `min_length` or less has a chunk id but no bucket, and is never trained.
 
 Without mentions it is the plain variable-length rule of OLMo-core. All documents are cut at once, a chunk of
-each a round: about 0.2 seconds for 20 million tokens with a mention every nine (benchmarks/lment_scale.py).
+each a round: a tenth of a second for 24 million tokens with a mention every nine (benchmarks/lment_scale.py).
 """
 
 from dataclasses import dataclass

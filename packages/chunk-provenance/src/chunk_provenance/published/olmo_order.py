@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from chunk_provenance.formats import FormatError
 from chunk_provenance.order import DataOrder
+from chunk_provenance.published.npy_files import Integers, has_header, map_npy, map_plain
 
 EPOCH = re.compile(r"epoch_?(\d+)")
-MAGIC = b"\x93NUMPY"
 
 
-def order_of_rows(
-    epochs: Sequence[npt.NDArray[np.integer]], *, batch_size: int, updates: int | None = None
-) -> DataOrder:
+def order_of_rows(epochs: Sequence[Integers], *, batch_size: int, updates: int | None = None) -> DataOrder:
     """The order that takes `batch_size` ids after another from each epoch's ids, for `updates` at most."""
     if batch_size < 1:
         raise ValueError(f"--batch-size {batch_size} must be at least 1")
@@ -72,34 +68,11 @@ def read_olmo_order(files: Sequence[Path], *, batch_size: int, updates: int | No
     return order
 
 
-def read_global_indices(path: Path) -> npt.NDArray[np.integer]:
-    """The numbers of a file, memory-mapped: plain uint32, or a real .npy of integers."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no file at {str(path)!r}")
-    with path.open("rb") as file:
-        has_header = file.read(len(MAGIC)) == MAGIC
-    if has_header:
-        return load_integers(path, dimensions=1)
-    size = path.stat().st_size
-    if size % 4 or not size:
-        raise FormatError(
-            f"{str(path)!r} has {size:,} bytes, no 4-byte numbers: it is cut off or another file"
-        )
-    return np.memmap(path, dtype="<u4", mode="r")
-
-
-def load_integers(path: Path, *, dimensions: int) -> npt.NDArray[np.integer]:
-    """A .npy file of integers, memory-mapped and never unpickled."""
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, MemoryError, RecursionError) as error:
-        raise FormatError(f"{str(path)!r} is no .npy file of integers: {error}") from error
-    if values.dtype.kind not in "iu" or values.ndim != dimensions:
-        raise FormatError(
-            f"{str(path)!r} has {values.dtype} in {values.ndim} dimensions, expected integers in {dimensions}"
-        )
-    integers: npt.NDArray[np.integer] = values
-    return integers
+def read_global_indices(path: Path) -> Integers:
+    """The numbers of a file, memory-mapped: plain uint32, or a real `.npy` of integers."""
+    if path.is_file() and has_header(path):
+        return map_npy(path, dimensions=1)
+    return map_plain(path, dtype="<u4")
 
 
 def compute_olmo_order(
@@ -110,6 +83,7 @@ def compute_olmo_order(
     epochs: int = 1,
     first_epoch: int = 1,
     instances_together: int = 1,
+    updates: int | None = None,
 ) -> DataOrder:
     """The order that OLMo-core trains in, without its file.
 
@@ -121,6 +95,7 @@ def compute_olmo_order(
         first_epoch: 1 in OLMo-core, 0 in OLMo.
         instances_together: so many consecutive instances stay together (`max_target_sequence_length` /
             sequence length).
+        updates: at most.
 
     >>> compute_olmo_order(5, batch_size=2, seed=0).ids.tolist()
     [0, 2, 1, 4]
@@ -129,14 +104,14 @@ def compute_olmo_order(
         _shuffled(num_instances, seed + epoch, instances_together)
         for epoch in range(first_epoch, first_epoch + epochs)
     ]
-    order = order_of_rows(parts, batch_size=batch_size)
+    order = order_of_rows(parts, batch_size=batch_size, updates=updates)
     order.info.update(
         kind="olmo-core" if first_epoch else "olmo", seed=seed, epochs=epochs, batch_size=batch_size
     )
     return order
 
 
-def _shuffled(num_instances: int, seed: int, together: int) -> npt.NDArray[np.integer]:
+def _shuffled(num_instances: int, seed: int, together: int) -> Integers:
     groups = np.arange(num_instances // together, dtype=np.uint32)
     np.random.Generator(np.random.PCG64(seed)).shuffle(groups)
     return (groups[:, None].astype(np.int64) * together + np.arange(together)).reshape(-1)

@@ -2,10 +2,12 @@
 
 run/order                                our own order folder
 batch_indices.npy, LMEnt-Dataset/        LMEnt: one epoch, or all epochs whose files are there
+vsl-grow-p2-8-cycle/                     LMEnt: what its data loader keeps
 global_indices.npy                       OLMo, OLMo-core (the batch size must be said)
 *_indexmap_*_shuffle_idx.npy             Pythia, GPT-NeoX: index maps
 document.idx                             Pythia: the pre-shuffled rows
 pythia:143000                            Pythia's pre-shuffled rows, no file at all
+olmo-core:INSTANCES:SEED                 computed as OLMo-core does, no file either; olmo: as OLMo does
 """
 
 from itertools import pairwise
@@ -18,7 +20,13 @@ import numpy.typing as npt
 from chunk_provenance.formats import FormatError
 from chunk_provenance.order import DataOrder, load_order
 from chunk_provenance.published.lment_order import find_batch_indices, read_lment_order
-from chunk_provenance.published.olmo_order import MAGIC, find_global_indices, read_olmo_order
+from chunk_provenance.published.lment_vsl import compose_lment_order, find_batch_orders
+from chunk_provenance.published.npy_files import MAGIC
+from chunk_provenance.published.olmo_order import (
+    compute_olmo_order,
+    find_global_indices,
+    read_olmo_order,
+)
 from chunk_provenance.published.pythia_order import (
     INDEX_MAGIC,
     PYTHIA_BATCH_SIZE,
@@ -30,7 +38,8 @@ from chunk_provenance.published.pythia_order import (
     read_sequence_count,
 )
 
-Kind = Literal["own", "lment", "olmo", "pythia"]
+Kind = Literal["own", "lment", "olmo", "olmo-core", "pythia"]
+COMPUTED: dict[str, Kind] = {"pythia:": "pythia", "olmo-core:": "olmo-core", "olmo:": "olmo"}
 
 
 def open_order(
@@ -44,7 +53,7 @@ def open_order(
     """Open a data order, own or published.
 
     Args:
-        path: an order folder, a published file, a folder of such, or "pythia:UPDATES".
+        path: an order folder, a published file, a folder of such, or words as above for no file at all.
         kind: what it is, where content and name do not say.
         batch_size: instances of an update; OLMo's files need it, Pythia's is 1024.
         epochs: LMEnt and OLMo: so many epochs, of a folder the first ones, of a single file that file again
@@ -62,17 +71,13 @@ def open_order(
     if found == "own":
         return load_order(path)
     files = published_files(path, found)
-    if epochs is not None:
+    if epochs is not None and files:
         files = _take_epochs(files, epochs, path)
     if found == "lment":
-        order = read_lment_order(files)
-    elif found == "olmo":
-        if batch_size is None:
-            raise ValueError(
-                f"{str(path)!r} does not say how many instances an update takes: give --batch-size, "
-                "the tokens of an update / the sequence length (chunk-provenance import order)"
-            )
-        order = read_olmo_order(files, batch_size=batch_size, updates=updates)
+        composed = files[0].name.startswith("global_batch_indices")
+        order = compose_lment_order(files) if composed else read_lment_order(files)
+    elif found in ("olmo", "olmo-core"):
+        order = _open_olmo(path, files, batch_size, epochs=epochs, updates=updates)
     else:
         order = _open_pythia(path, files, batch_size or PYTHIA_BATCH_SIZE, updates)
     check_ids(order, str(path))
@@ -81,8 +86,8 @@ def open_order(
 
 def recognise(path: Path) -> Kind:
     """What a path is, by its content first and its name where the content could be several things."""
-    if str(path).startswith("pythia:"):
-        return "pythia"
+    if computed := _computed_kind(path):
+        return computed
     if not path.exists():
         raise FileNotFoundError(f"no data order at {str(path)!r}: 'chunk-provenance order' makes one")
     if path.is_dir():
@@ -93,7 +98,7 @@ def recognise(path: Path) -> Kind:
         return "pythia"
     if path.name.startswith("global_indices"):
         return "olmo"
-    if head.startswith(MAGIC):
+    if head.startswith(MAGIC) or path.name.startswith("global_batch_indices"):
         return "lment"
     raise ValueError(
         f"{str(path)!r} does not show whose data order it is: say --kind olmo (plain uint32) or pythia"
@@ -103,27 +108,35 @@ def recognise(path: Path) -> Kind:
 def _recognise_folder(path: Path) -> Kind:
     if (path / "order.json").is_file():
         return "own"
-    if find_batch_indices(path):
+    if find_batch_indices(path) or find_batch_orders(path):
         return "lment"
     if find_global_indices(path):
         return "olmo"
     if find_index_maps(path) or (path / "document.idx").is_file():
         return "pythia"
     raise FileNotFoundError(
-        f"no data order in {str(path)!r}: it has no order.json, batch_indices*.npy, global_indices*.npy, "
-        "*_shuffle_idx.npy or document.idx"
+        f"no data order at {str(path)!r}: it has no order.json, batch_indices*.npy, global_indices*.npy, "
+        "global_batch_indices_*.npy, *_shuffle_idx.npy or document.idx"
     )
 
 
+def order_files(path: str | Path) -> list[Path]:
+    """The files that an order, own or published, is read from; none for a computed one."""
+    kind = recognise(Path(path))
+    if kind == "own":
+        return sorted(file for file in Path(path).iterdir() if file.is_file())
+    return published_files(Path(path), kind)
+
+
 def published_files(path: Path, kind: Kind) -> list[Path]:
-    """The files that a published order is read from: one, or one an epoch; none for "pythia:UPDATES"."""
-    if str(path).startswith("pythia:"):
+    """The files that a published order is read from: one, or one an epoch; none for a computed one."""
+    if _computed_kind(path):
         return []
     if not path.is_dir():
         return [path]
     if kind == "lment":
-        files = find_batch_indices(path)
-    elif kind == "olmo":
+        files = find_batch_indices(path) or find_batch_orders(path)
+    elif kind in ("olmo", "olmo-core"):
         files = find_global_indices(path)
     else:
         files = find_index_maps(path) or [path / "document.idx"]
@@ -146,6 +159,34 @@ def _take_epochs(files: list[Path], epochs: int, path: Path) -> list[Path]:
     return files[:epochs]
 
 
+def _computed_kind(path: Path) -> Kind | None:
+    """The kind of order that the words ask for, where they name no file."""
+    return next((kind for start, kind in COMPUTED.items() if str(path).startswith(start)), None)
+
+
+def _open_olmo(
+    path: Path, files: list[Path], batch_size: int | None, *, epochs: int | None, updates: int | None
+) -> DataOrder:
+    if batch_size is None:
+        raise ValueError(
+            f"{str(path)!r} does not say how many instances an update takes: give --batch-size, "
+            "the tokens of an update / the sequence length (chunk-provenance import order)"
+        )
+    if files:
+        return read_olmo_order(files, batch_size=batch_size, updates=updates)
+    name, *numbers = str(path).split(":")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"{str(path)!r}: expected {name}:INSTANCES:SEED, e.g. {name}:1000000:0")
+    return compute_olmo_order(
+        int(numbers[0]),
+        batch_size=batch_size,
+        seed=int(numbers[1]),
+        epochs=epochs or 1,
+        first_epoch=1 if name == "olmo-core" else 0,
+        updates=updates,
+    )
+
+
 def _open_pythia(path: Path, files: list[Path], batch_size: int, updates: int | None) -> DataOrder:
     if not files:
         words = str(path).removeprefix("pythia:")
@@ -166,6 +207,7 @@ def _check_options(kind: Kind, **given: int | None) -> None:
         "own": [],
         "lment": ["epochs"],
         "olmo": ["batch_size", "epochs", "updates"],
+        "olmo-core": ["batch_size", "epochs", "updates"],
         "pythia": ["batch_size", "updates"],
     }[kind]
     for name, value in given.items():

@@ -13,11 +13,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from chunk_provenance.formats import FormatError
 from chunk_provenance.order import DataOrder
-from chunk_provenance.published.olmo_order import load_integers, order_of_rows
+from chunk_provenance.published.npy_files import Integers, map_npy
+from chunk_provenance.published.olmo_order import order_of_rows
 
 PYTHIA_UPDATES = 143_000
 PYTHIA_BATCH_SIZE = 1024
@@ -39,10 +39,14 @@ def pythia_row_order(
     >>> pythia_row_order(updates=2, batch_size=3).batch(2).tolist()
     [3, 4, 5]
     """
-    rows: npt.NDArray[np.integer] = np.arange(updates * batch_size if num_rows is None else num_rows)
-    order = order_of_rows([rows], batch_size=batch_size, updates=updates)
-    order.info.update(kind="pythia", rows="pre-shuffled", batch_size=batch_size)
-    return order
+    if num_rows is not None and updates * batch_size > num_rows:
+        raise ValueError(
+            f"the file has {num_rows // batch_size:,} updates of {batch_size:,}, "
+            f"--updates asks for {updates:,}"
+        )
+    ids = np.arange(updates * batch_size)
+    info = {"kind": "pythia", "rows": "pre-shuffled", "batch_size": batch_size}
+    return DataOrder(np.arange(updates + 1) * batch_size, ids, np.zeros(1, np.int64), info)
 
 
 def read_sequence_count(path: Path) -> int:
@@ -89,7 +93,7 @@ def read_pythia_maps(path: Path, *, batch_size: int, updates: int | None = None)
     shuffle_file = path.with_name(f"{stem}_shuffle_idx.npy")
     if not shuffle_file.is_file():
         raise FileNotFoundError(f"no {shuffle_file.name!r} beside {str(path)!r}: it holds the order")
-    shuffle = load_integers(shuffle_file, dimensions=1)
+    shuffle = map_npy(shuffle_file, dimensions=1)
     _check_samples(path.with_name(f"{stem}_sample_idx.npy"), shuffle)
     wanted = WANTED_SAMPLES.search(shuffle_file.name)
     if updates is None and wanted:
@@ -99,11 +103,11 @@ def read_pythia_maps(path: Path, *, batch_size: int, updates: int | None = None)
     return order
 
 
-def _check_samples(path: Path, shuffle: npt.NDArray[np.integer]) -> None:
+def _check_samples(path: Path, shuffle: Integers) -> None:
     """Compare with the sample map, where it is there: it has one row more than there are samples."""
     if not path.is_file():
         return
-    samples = load_integers(path, dimensions=2)
+    samples = map_npy(path, dimensions=2)
     if samples.shape[1] != 2 or abs(len(samples) - 1 - len(shuffle)) > 1:
         raise FormatError(
             f"{str(path)!r} has shape {samples.shape}, the shuffle map beside it {len(shuffle):,} samples: "

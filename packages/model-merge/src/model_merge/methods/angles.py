@@ -8,10 +8,11 @@ matrix a vector: the row-wise variants are the same functions.
 
 import numpy as np
 
-from model_merge.methods.linear import weighted_sum
+from model_merge.averaging import weighted_sum
+from model_merge.dtypes import Values
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import Doubles, differences, gram, vector_gram, vector_ids
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.plan import Inputs, Kernel
 
 
 def slerp_factors(products: Doubles, t: float) -> Doubles:
@@ -112,14 +113,15 @@ def model_stock_share(products: Doubles) -> Doubles:
     return np.asarray(np.where(singular, 0.0, count * cosine / np.where(singular, 1.0, denominator)))
 
 
-def combination(factors: Doubles, *, has_base: bool) -> Kernel:
+def combination(factors: Doubles, inputs: Inputs, *, has_base: bool) -> Kernel:
     """Sum of c_i x_i, or b + sum of c_i (x_i - b)."""
-    weights = [float(factor) for factor in factors]
+    add = weighted_sum([float(factor) for factor in factors], 1.0)(inputs)
+    if not has_base:
+        return add
 
     def arithmetic(flat_start: int, values: list[Values]) -> Values:
-        total = weighted_sum(weights, differences(values, has_base=has_base))
-        if has_base:
-            total += values[0]
+        total = add(flat_start, differences(values, has_base=True))
+        total += values[0]
         return total
 
     return stepwise(arithmetic)
@@ -143,9 +145,9 @@ def slerp(call: Call) -> Prepare:
 
     def prepare(inputs: Inputs) -> Kernel:
         if not call.size:
-            return combination(np.ones(2) / 2, has_base=False)
+            return combination(np.ones(2) / 2, inputs, has_base=False)
         products = gram(inputs, has_base=False)
-        return combination(slerp_factors(products, call.shared["t"]), has_base=False)
+        return combination(slerp_factors(products, call.shared["t"]), inputs, has_base=False)
 
     return prepare
 
@@ -157,10 +159,10 @@ def nuslerp(call: Call) -> Prepare:
 
     def prepare(inputs: Inputs) -> Kernel:
         if not call.size:
-            return combination(np.ones(2) / 2, has_base=call.has_base)
+            return combination(np.ones(2) / 2, inputs, has_base=call.has_base)
         if call.shared["nuslerp_flatten"]:
             products = gram(inputs, has_base=call.has_base)
-            return combination(nuslerp_factors(products, t), has_base=call.has_base)
+            return combination(nuslerp_factors(products, t), inputs, has_base=call.has_base)
         axis = 0 if call.shared["nuslerp_row_wise"] else -1
         products = vector_gram(inputs, axis=axis, has_base=call.has_base)
         factors = nuslerp_factors(products, t)
@@ -179,9 +181,9 @@ def multislerp(call: Call) -> Prepare:
 
     def prepare(inputs: Inputs) -> Kernel:
         if len(weights) == 1:  # mergekit returns it whatever its weight
-            return combination(np.ones(1), has_base=call.has_base)
+            return combination(np.ones(1), inputs, has_base=call.has_base)
         if not call.size:
-            return combination(weights, has_base=call.has_base)
+            return combination(weights, inputs, has_base=call.has_base)
         products = gram(inputs, has_base=call.has_base)
         factors = multislerp_factors(products, weights, call.shared["eps"])
         if factors is None and len(weights) > 2:
@@ -189,7 +191,7 @@ def multislerp(call: Call) -> Prepare:
                 f"{call.tensor}: the weighted directions cancel out, there is no mean of them: "
                 "give other weights"
             )
-        return combination(weights if factors is None else factors, has_base=call.has_base)
+        return combination(weights if factors is None else factors, inputs, has_base=call.has_base)
 
     return prepare
 
@@ -200,10 +202,10 @@ def karcher(call: Call) -> Prepare:
     def prepare(inputs: Inputs) -> Kernel:
         count = len(call.models)
         if count == 1 or not call.size:
-            return combination(np.ones(count) / count, has_base=False)
+            return combination(np.ones(count) / count, inputs, has_base=False)
         products = gram(inputs, has_base=False)
         limits = {"max_iter": call.shared["max_iter"], "tol": call.shared["tol"]}
-        return combination(karcher_factors(products, **limits), has_base=False)
+        return combination(karcher_factors(products, **limits), inputs, has_base=False)
 
     return prepare
 
@@ -214,13 +216,13 @@ def model_stock(call: Call) -> Prepare:
 
     def prepare(inputs: Inputs) -> Kernel:
         if not call.size:
-            return combination(np.ones(count) / count, has_base=True)
+            return combination(np.ones(count) / count, inputs, has_base=True)
         if call.shared["filter_wise"]:
             share = model_stock_share(vector_gram(inputs, axis=-1, has_base=True))
             factors = np.broadcast_to(share / count, (count, len(share)))
             return vector_combination(factors, call.shape, axis=-1, has_base=True)
         share = model_stock_share(gram(inputs, has_base=True))
-        return combination(np.full(count, share / count), has_base=True)
+        return combination(np.full(count, share / count), inputs, has_base=True)
 
     return prepare
 

@@ -2,23 +2,11 @@
 
 import numpy as np
 
+from model_merge.averaging import weighted_sum
+from model_merge.dtypes import Values
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, elementwise
-from model_merge.plan import Values
 
 WEIGHT = Parameter("weight", "number", of="model")
-
-
-def weighted_sum(weights: list[float], values: list[Values]) -> Values:
-    """Sum of w_i x_i in the order given, in the type of the values."""
-    total = values[0] * weights[0]
-    term = np.empty_like(total)
-    for weight, value in zip(weights[1:], values[1:], strict=True):
-        if weight == 1:
-            total += value
-        else:
-            np.multiply(value, weight, out=term)
-            total += term
-    return total
 
 
 def nonzero_sum(weights: list[float], tensor: str) -> float:
@@ -33,20 +21,13 @@ def linear(call: Call) -> Prepare:
     """Sum of w_i x_i, divided by the sum of the weights unless normalize is false."""
     weights = call.each("weight")
     divisor = nonzero_sum(weights, call.tensor) if call.shared["normalize"] else 1.0
-
-    def arithmetic(flat_start: int, values: list[Values]) -> Values:
-        total = weighted_sum(weights, values)
-        if divisor != 1:
-            total /= divisor
-        return total
-
-    return elementwise(arithmetic)
+    return weighted_sum(weights, divisor)
 
 
 def task_arithmetic(call: Call) -> Prepare:
     """b + lambda * sum of w_i (x_i - b)."""
     weights = call.each("weight")
-    scale = call.shared["lambda"]
+    scale = float(call.shared["lambda"])
     divisor = nonzero_sum(weights, call.tensor) if call.shared["normalize"] and weights else 1.0
 
     def arithmetic(flat_start: int, values: list[Values]) -> Values:
@@ -67,7 +48,7 @@ def task_arithmetic(call: Call) -> Prepare:
 def passthrough(call: Call) -> Prepare:
     """scale * x."""
     scale = call.models[0]["scale"]
-    return elementwise(lambda flat_start, values: weighted_sum([1.0 if scale is None else scale], values))
+    return weighted_sum([1.0 if scale is None else scale], 1.0)
 
 
 NORMALIZE_OFF = Parameter("normalize", "flag", False)

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from model_merge.dtypes import Values
 from model_merge.methods.linear import INT8_MASK
 from model_merge.methods.select import EVERYTHING, NOTHING, Cut, Magnitudes, largest
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import Doubles, sums
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.plan import Inputs, Kernel
 
 
 def variance(values: list[Values]) -> Values:

@@ -5,16 +5,18 @@ only what agrees with the sign of the sum. Magnitudes are ranked as float32, the
 costs two or three passes (`select`), rescaling one more.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from model_merge.dtypes import Values
 from model_merge.methods.linear import INT8_MASK, LAMBDA, NORMALIZE_OFF, WEIGHT, nonzero_sum
-from model_merge.methods.select import Cut, Magnitudes, largest
+from model_merge.methods.select import NOTHING, Cut, Magnitudes, largest
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import sums
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.plan import Inputs, Kernel
 from model_merge.random import bernoulli, stream_key
 
 Keep = Callable[[int, Values], npt.NDArray[np.bool_]]
@@ -37,37 +39,34 @@ def keep_everything(flat_start: int, deltas: Values) -> npt.NDArray[np.bool_]:
     return np.ones(len(deltas), np.bool_)
 
 
-def largest_keeps(call: Call, inputs: Inputs) -> list[Keep]:
-    """The int(density * size) largest of every model, one at least; none at density 0."""
-    ks = [_num_kept(density, call.size) for density in call.each("density")]
-    cuts = largest(lambda: magnitude_streams(inputs), [[k] for k in ks], size=call.size)
-    return [_inside(cut, None) for (cut,) in cuts]
+def kept_ranks(name: str, model: Mapping[str, Any], size: int) -> tuple[int, int]:
+    """Of the magnitudes in falling order, the ranks [first, last) that a method keeps.
 
+    ties: the int(density * size) largest, one at least; none at density 0.
+    breadcrumbs: as many after the int(gamma * size) largest, fewer of these where it must be.
 
-def _num_kept(density: float, size: int) -> int:
-    if density >= 1:
-        return size
-    return max(1, int(density * size)) if density > 0 else 0
-
-
-def below_outliers_keeps(call: Call, inputs: Inputs) -> list[Keep]:
-    """The int(density * size) largest after the int(gamma * size) largest, fewer of these where it must
-    be."""
-    ks = [
-        _breadcrumb_ranks(density, gamma, call.size)
-        for density, gamma in zip(call.each("density"), call.each("gamma"), strict=True)
-    ]
-    cuts = largest(lambda: magnitude_streams(inputs), ks, size=call.size)
-    return [_inside(outer, inner) for inner, outer in cuts]
-
-
-def _breadcrumb_ranks(density: float, gamma: float, size: int) -> tuple[int, int]:
-    """Kept are the ranks [first, last) by falling magnitude."""
-    if density >= 1:
+    >>> kept_ranks("ties", {"density": 0.5}, 9), kept_ranks("breadcrumbs", {"density": 0.5, "gamma": 0.2}, 9)
+    ((0, 4), (1, 5))
+    """
+    density = model["density"]
+    if density >= 1 or name == "task_arithmetic":
         return 0, size
     kept = int(density * size)
-    dropped_below = max(0, size - kept - int(gamma * size))
-    return size - dropped_below - kept, size - dropped_below
+    if name == "ties":
+        return 0, max(1, kept) if density > 0 else 0
+    below = max(0, size - kept - int(model["gamma"] * size))
+    return size - below - kept, size - below
+
+
+def ranked_keeps(name: str) -> Callable[[Call, Inputs], list[Keep]]:
+    """Keep by rank of magnitude."""
+
+    def find(call: Call, inputs: Inputs) -> list[Keep]:
+        ranks = [kept_ranks(name, model, call.size) for model in call.models]
+        cuts = largest(lambda: magnitude_streams(inputs), ranks, size=call.size)
+        return [_inside(outer, None if inner is NOTHING else inner) for inner, outer in cuts]
+
+    return find
 
 
 def _inside(outer: Cut, inner: Cut | None) -> Keep:
@@ -198,7 +197,7 @@ def _parameters(*, normalize: bool, rescale: bool, gamma: bool = False) -> tuple
 TIES = Method(
     "ties",
     "the largest deltas, where they agree with the sign of their sum",
-    sparse(largest_keeps, consensus_kernel),
+    sparse(ranked_keeps("ties"), consensus_kernel),
     _parameters(normalize=True, rescale=False),
     base="required",
     min_models=0,
@@ -222,7 +221,7 @@ DARE_TIES = Method(
 BREADCRUMBS = Method(
     "breadcrumbs",
     "deltas without the largest and without the small",
-    sparse(below_outliers_keeps, sum_kernel),
+    sparse(ranked_keeps("breadcrumbs"), sum_kernel),
     _parameters(normalize=False, rescale=False, gamma=True),
     base="required",
     min_models=0,
@@ -230,7 +229,7 @@ BREADCRUMBS = Method(
 BREADCRUMBS_TIES = Method(
     "breadcrumbs_ties",
     "breadcrumbs, where they agree with the sign of their sum",
-    sparse(below_outliers_keeps, consensus_kernel),
+    sparse(ranked_keeps("breadcrumbs"), consensus_kernel),
     _parameters(normalize=False, rescale=False, gamma=True),
     base="required",
     min_models=0,

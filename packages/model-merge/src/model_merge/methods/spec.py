@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from model_merge.plan import Inputs, Kernel, Values
+from model_merge.dtypes import Values
+from model_merge.plan import Inputs, Kernel
 
 Prepare = Callable[[Inputs], Kernel]
 Compat = Literal["mergekit", "ez"]
@@ -111,8 +112,6 @@ class Method:
     max_models: int | None = None
     wide: bool = False
     """Computes in float64 whatever the inputs are."""
-    emulate: Callable[[Call, str], Prepare] | None = None
-    """mergekit's own arithmetic in tensors of one dtype, where it can be followed."""
 
     def check_models(self, num_models: int, *, has_base: bool, where: str) -> None:
         """ValueError where the method does not take that many models, or wants a base."""

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-from model_merge.plan import Inputs, Values
+from model_merge.dtypes import Values
+from model_merge.plan import Inputs
 
 Doubles = npt.NDArray[np.float64]
 
@@ -110,16 +111,21 @@ def _add_last(total: Doubles, flat_start: int, products: Doubles, shape: tuple[i
 
 
 def _add_first(total: Doubles, flat_start: int, products: Doubles, shape: tuple[int, ...]) -> None:
-    """Add a block to the sums of the columns: the rest of a row, whole rows, the start of a row."""
+    """Add a block to the sums of the columns."""
     if len(shape) < 2:
         total[0] += products.sum()
-        return
+    else:
+        add_rows(total, flat_start, products)
+
+
+def add_rows(total: Doubles, flat_start: int, products: Doubles) -> None:
+    """Add a stretch of a tensor whose rows are as long as `total`, column by column."""
     for column, piece in _row_pieces(flat_start, products, len(total)):
         total[column : column + piece.shape[-1]] += piece.sum(axis=0)
 
 
 def _row_pieces(flat_start: int, products: Doubles, width: int) -> Iterator[tuple[int, Doubles]]:
-    """(first column, rows of equal columns)."""
+    """(first column, rows of equal columns): the rest of a row, whole rows, the start of a row."""
     column = flat_start % width
     head = min(-flat_start % width, len(products))
     if head:

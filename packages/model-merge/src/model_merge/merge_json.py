@@ -1,0 +1,103 @@
+"""merge.json: what a merged checkpoint was made of, by content. Same inputs, same bytes."""
+
+import json
+import os
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from model_merge.checkpoint import Checkpoint
+from model_merge.digests import BackgroundDigests, checksum_file, hash_file
+from model_merge.header import FormatError
+from model_merge.output import OutputFile
+from model_merge.plan import MergePlan
+
+NAME = "merge.json"
+
+
+def describe(
+    plan: MergePlan, folder: Path, files: Sequence[OutputFile], digests: BackgroundDigests
+) -> dict[str, Any]:
+    """The content of merge.json; `sha256` is null where it was not begun."""
+    return {
+        "format": "merge",
+        "version": 1,
+        "tool": f"model-merge {version('model-merge')}",
+        "expression": plan.expression,
+        "donor": plan.donor,
+        "inputs": [_describe_input(checkpoint, digests) for checkpoint in plan.checkpoints],
+        "compute": {compute: _count(plan, compute) for compute in ("F32", "F64")},
+        "tensors": len(plan.tensors),
+        "parameters": sum(tensor.size for tensor in plan.tensors),
+        "files": [_describe_file(folder / file.name, digests) for file in files],
+    }
+
+
+def _count(plan: MergePlan, compute: str) -> int:
+    """Number of tensors computed in a type; one that is copied is not."""
+    return sum(tensor.prepare is not None and tensor.compute == compute for tensor in plan.tensors)
+
+
+def _describe_file(path: Path, digests: BackgroundDigests) -> dict[str, Any]:
+    return {
+        "name": path.name,
+        "size": path.stat().st_size,
+        "checksum": digests.result(checksum_file, path),
+        "sha256": digests.result(hash_file, path),
+    }
+
+
+def _describe_input(checkpoint: Checkpoint, digests: BackgroundDigests) -> dict[str, Any]:
+    config = json.dumps(dict(checkpoint.config), sort_keys=True).encode()
+    return {
+        "reference": checkpoint.reference,
+        "files": [_describe_file(path, digests) for path in checkpoint.files],
+        "config_sha256": sha256(config).hexdigest() if checkpoint.config else None,
+        "training": training_of(checkpoint.folder),
+    }
+
+
+def training_of(folder: Path) -> dict[str, Any] | None:
+    """What the checkpoint came from: of a merge, its expression; of a step of a run, its configuration."""
+    if (folder / NAME).is_file():
+        return {"merge": read_merge_json(folder)["expression"]}
+    run = folder.parent
+    if not (folder.name.startswith("step") and (run / "config.yaml").is_file()):
+        return None
+    found: dict[str, Any] = {"step": folder.name, "config_sha256": hash_file(run / "config.yaml")}
+    if (run / "order" / "order.json").is_file():
+        found["order_sha256"] = hash_file(run / "order" / "order.json")
+    return found
+
+
+def write_merge_json(content: dict[str, Any], folder: Path) -> None:
+    """Write merge.json atomically."""
+    text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    unfinished = folder / f"{NAME}.tmp"
+    unfinished.write_text(text, encoding="utf-8")
+    os.replace(unfinished, folder / NAME)
+
+
+def read_merge_json(folder: Path) -> dict[str, Any]:
+    """The merge.json of a merged checkpoint.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FormatError: it is another file, or of a later version.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(folder)!r} has no {NAME}: it is no merge that model-merge wrote")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"{str(path)!r} is no JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != "merge":
+        raise FormatError(f"{str(path)!r} does not say that its format is 'merge'")
+    if content.get("version") != 1:
+        raise FormatError(
+            f"{str(path)!r} has version {content.get('version')!r}, this release reads 1: upgrade model-merge"
+        )
+    return content
