@@ -183,7 +183,9 @@ def test_pooling_over_domains_flatters_and_centring_shows_it():
 def test_baselines_are_the_mean_perplexity_and_the_best_members():
     comparison = join(*exact_tables())
     row = comparison.mixtures.index(frozenset({"art", "sea"}))
-    alone = np.array([[truth_of((part,), domain) + 0.3 for domain in comparison.domains] for part in ("art", "sea")])
+    alone = np.array(
+        [[truth_of((part,), domain) + 0.3 for domain in comparison.domains] for part in ("art", "sea")]
+    )
     np.testing.assert_allclose(comparison.proxies[MEAN][row], np.log(np.exp(alone).mean(axis=0)))
     np.testing.assert_allclose(comparison.proxies[BEST][row], alone.min(axis=0))
 
