@@ -7,7 +7,7 @@ import pytest
 
 from chunk_provenance import DataOrder
 from chunk_provenance.analysis import AnalysisSettings, analyze
-from chunk_provenance.analysis_section import analysis_section
+from chunk_provenance.analysis_section import analysis_section, analysis_sections
 from chunk_provenance.facts import Evidence, FactChunks
 from chunk_provenance.formats import FormatError
 from chunk_provenance.matching import LATE, NO_CHUNKS, NOT_ASKED, UNKNOWN
@@ -277,6 +277,16 @@ def test_the_tables_have_a_column_or_a_table_a_model(many):
     ]
     assert rho["rows"][0][1].startswith("-1.000")
     assert rho["rows"][2][1].startswith("1.000")
+
+
+def test_one_checkpoint_gives_accuracy_and_says_that_nothing_can_change(small):
+    order, facts, answers = small
+    result = analyze(order, facts, answers.filter(pc.equal(answers["step"], 2)))
+    assert (result.intervals.num_rows, result.intervals_summed.num_rows) == (0, 0)
+    assert rows_of(result.accuracy, "step", "known", by="all", unit="fact") == [(2, 2)]
+    changes = analysis_sections(result)[2]
+    assert (changes["tables"], changes["figures"]) == ([], [])
+    assert changes["summary"] == "There are answers at one checkpoint only: learning and forgetting need two."
 
 
 def test_injected_rows_are_counted_as_not_counted(small):

@@ -42,6 +42,7 @@ CHANGE_SUMMARY = (
     "those not known (learned) or known (forgotten) before. Whiskers are 95% intervals; bars of fewer than "
     f"{MIN_COUNT} facts are left out of the figures."
 )
+ONE_CHECKPOINT = "There are answers at one checkpoint only: learning and forgetting need two."
 EXPOSURE_SUMMARY = (
     "Lines: the same facts at every checkpoint, by how often the run showed them in all. Bars: facts known "
     "at the last checkpoint, by how many updates ago they were last shown."
@@ -243,6 +244,8 @@ def _change_section(analysis: Analysis) -> dict[str, Any]:
     figures = []
     for model, _, name in _models(analysis):
         here = _rows(analysis.intervals_summed, model=model)
+        if not here.num_rows:
+            continue
         by_bin = here.filter(pc.and_(pc.is_null(here["step_from"]), pc.is_valid(here["exposures"])))
         by_interval = here.filter(pc.is_valid(here["step_from"]))
         for title, changes in (
@@ -256,7 +259,7 @@ def _change_section(analysis: Analysis) -> dict[str, Any]:
     return section(
         "Learned and forgotten",
         command="",
-        summary=CHANGE_SUMMARY,
+        summary=CHANGE_SUMMARY if figures else ONE_CHECKPOINT,
         tables=change_tables(analysis),
         figures=figures,
     )
@@ -269,6 +272,8 @@ def change_tables(analysis: Analysis) -> list[dict[str, Any]]:
     for model, _, name in _models(analysis):
         here = _rows(analysis.intervals_summed, model=model)
         rows = here.filter(pc.is_null(here["step_from"])).to_pylist()
+        if not rows:
+            continue
         title = _label("Learned and forgotten by exposures in the interval", name)
         tables.append({"title": title, "columns": columns, "rows": [_change_cells(row) for row in rows]})
     return tables
