@@ -71,19 +71,18 @@ def introduction(analysis: Analysis) -> str:
 
 def cards(analysis: Analysis) -> list[tuple[str, str]]:
     """The numbers on top of the page."""
-    first = analysis.info["models"][0]
-    last = first["steps"][-1]
-    name = f" by {first['model']}" if first["model"] else ""
-    share = first["answered_at_end"] / first["questions"]
+    models = analysis.info["models"]
+    first, last = models[0], models[0]["steps"][-1]
+    shares = " · ".join(f"{one['answered_at_end'] / one['questions']:.1%}" for one in models)
+    names = ", ".join(one["model"] for one in models if one["model"])
+    by = f" by {names}" if names else ""
+    of_model = f" ({first['model']})" if len(models) > 1 else ""
     return [
-        (f"{share:.1%}", f"of {first['questions']:,} questions are answered{name} at step {last:,}"),
-        (f"{first['facts']:,}", f"facts were asked at {len(first['steps'])} checkpoints"),
+        (shares, f"of {first['questions']:,} questions are answered{by} at the last checkpoint"),
+        (f"{first['facts']:,}", f"facts were asked at {len(first['steps'])} checkpoints{of_model}"),
         (f"{first['facts_seen']:,}", f"of them were shown at least once up to step {last:,}"),
-        (f"{first['known_at_end']:,}", f"are known at step {last:,}"),
-        (
-            f"{len(analysis.info['models'])}",
-            "models were asked" if len(analysis.info["models"]) > 1 else "model was asked",
-        ),
+        (f"{first['known_at_end']:,}", f"are known at step {last:,}{of_model}"),
+        (f"{analysis.info['num_updates']:,}", "updates are in the data order"),
     ]
 
 
