@@ -295,8 +295,18 @@ def test_injected_rows_are_counted_as_not_counted(small):
     assert result.info["injected_rows"] == 2
 
 
+def test_chunks_that_are_never_trained_on_are_counted(small):
+    _, facts, answers = small
+    result = analyze(make_order([[0, 1], [5, 3], [0, 4], [5, 6]]), facts, answers)  # b's chunk 2 is missing
+    assert result.info["notes"] == ["1 of the 2 chunks that state a fact are never trained on"]
+
+
 def test_inputs_that_do_not_belong_together_are_refused(small):
     order, facts, answers = small
+    with pytest.raises(
+        FormatError, match=r"none of the 2 chunks that state a fact .*ids go up to 99\): the facts"
+    ):
+        analyze(make_order([[98, 99], [97, 96], [95], [94]]), facts, answers)
     with pytest.raises(FormatError, match="belongs to the chunk store other"):
         analyze(make_order(BATCHES, "other"), facts, answers)
     with pytest.raises(ValueError, match="the answers are of steps 2 to 4, the data order has 1 updates"):
@@ -318,6 +328,8 @@ def test_answers_that_come_twice_or_are_missing_are_refused_with_the_model(small
         analyze(order, facts, pa.concat_tables([named, named.slice(0, 1)]))
     with pytest.raises(FormatError, match="'a1' has no answer at step 0"):
         analyze(order, facts, answers.slice(1))
+    with pytest.raises(FormatError, match=r"model 'm': no answers at the steps \[3\], there are \[0, 2, 4\]"):
+        analyze(order, facts, named, settings=AnalysisSettings(bounds=[0, 3]))
 
 
 @pytest.mark.parametrize("edges", [(1, 10), (), (0, 10, 10)])
