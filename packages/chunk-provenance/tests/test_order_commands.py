@@ -173,6 +173,15 @@ def test_a_step_is_shown_as_the_tokenizer_decodes_its_rows(decoding_store, tmp_p
     assert (row["decoded"], row["text"], row["held_out"]) == ("Ada met Bob.", "Ada met Bob.", False)
 
 
+@pytest.mark.parametrize("decoding_store", [True], indirect=True)
+def test_an_order_with_a_chunk_that_the_store_lacks_is_refused_when_it_is_shown(
+    decoding_store, tmp_path, run_cli
+):
+    save_order(DataOrder(np.array([0, 2]), np.array([1, 2]), np.array([0])), tmp_path / "order")
+    code, _, errors = run_cli("show", decoding_store.path, "--order", tmp_path / "order", "--step", 1)
+    assert (code, "no chunk 2 in" in errors) == (2, True)
+
+
 @pytest.mark.parametrize("decoding_store", [True, False], indirect=True)
 def test_an_index_of_the_same_text_agrees_and_a_shifted_one_is_shown(decoding_store, tmp_path, run_cli):
     index = tmp_path / "index.jsonl"
