@@ -456,6 +456,22 @@ def test_a_list_that_is_none_is_refused(files, run_cli, name, content, message):
     assert (code, message in errors, errors.count("\n")) == (2, True, 1)
 
 
+def test_the_hits_of_an_entity_query_are_a_list_if_they_are_all(files, run_cli):
+    hits = files / "hits.json"
+    hits.write_text('{"total": 2, "hits": [{"chunk_id": 1}, {"chunk_id": 0}]}', encoding="utf-8")
+    assert run_cli("hold-out", files / "order", hits, files / "out")[0] == 0
+    assert set(load_order(files / "out").masked["chunk_id"].to_pylist()) == {0, 1}
+    for content, message in (
+        ('{"total": 9, "hits": [{"chunk_id": 1}]}', "lists 1 of 9 chunks: ask again with --limit 9"),
+        ('{"total": 0, "hits": []}', "lists no chunk"),
+        ("[1]", "is not what 'entity-index query --json' prints"),
+        ("{", "is not what 'entity-index query --json' prints"),
+    ):
+        hits.write_text(content, encoding="utf-8")
+        code, _, errors = run_cli("hold-out", files / "order", hits, files / "none")
+        assert (code, message in errors) == (2, True)
+
+
 def test_chunks_of_another_store_are_refused(files, run_cli):
     order = load_order(files / "order")
     save_order(dataclasses.replace(order, info={**order.info, "store_sha256": "a" * 64}), files / "mine")

@@ -208,6 +208,11 @@ def test_an_index_of_the_same_text_agrees_and_a_shifted_one_is_shown(decoding_st
             ],
         },
     )
+    hits = tmp_path / "hits.json"
+    hits.write_text(
+        '{"total": 9, "hits": [{"chunk_id": 0, "score": 1, "text": "Ada met Bob."}]}', encoding="utf-8"
+    )
+    assert run_cli("align", decoding_store.path, hits)[:2] == (0, "1 of 1 rows agree\n")
     assert run_cli("align", decoding_store.path, index, "--sample", 1)[1].startswith(("0 of 1", "1 of 1"))
 
 
