@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chunk_provenance.chunk_updates import sorted_unique
 from chunk_provenance.facts import FACT_CHUNKS, KINDS, Evidence, FactChunks
 from chunk_provenance.formats import FormatError, open_table
-from chunk_provenance.inversion import sorted_unique
 
 Ints = npt.NDArray[np.int64]
 QID = re.compile(r"Q\d+")
