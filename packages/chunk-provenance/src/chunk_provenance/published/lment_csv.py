@@ -24,7 +24,7 @@ from chunk_provenance.formats import FormatError
 
 FIELD = rb'("[^"]*+(?:""[^"]*+)*+"|[^",]*+)'
 LINE = re.compile(rb",".join([FIELD] * 8) + rb"\r?\n?")
-LONGEST_LINE = 1 << 30
+LONGEST_LINE = 1 << 28
 FARTHEST = 1 << 40  # no character is beyond
 DIGITS = b"0123456789"
 TEXT, NUMBER = (str, type(None)), (int, float)
@@ -130,8 +130,11 @@ def parse_offsets(text: bytes) -> npt.NDArray[np.int64]:
     ):
         raise _BadLineError("offsets are no list of pairs of numbers")
     numbers = np.fromstring(text.translate(None, b"[]() "), dtype=np.int64, sep=",")
-    if len(numbers) != 2 * pairs or np.any(np.diff(numbers[::2]) < 0) or np.any(numbers[::2] > numbers[1::2]):
+    starts, ends = numbers[::2], numbers[1::2]
+    if len(numbers) != 2 * pairs or np.any(starts[1:] < starts[:-1]) or np.any(starts > ends):
         raise _BadLineError("offsets do not ascend")
+    if int(numbers.max()) >= FARTHEST:  # a number beyond 64 bits comes as the largest of them
+        raise _BadLineError("offsets beyond any text")
     return numbers.reshape(-1, 2)
 
 
@@ -139,7 +142,7 @@ def parse_entities(text: bytes) -> list[dict[str, Any]]:
     """The mentions of a document, as published, checked for what is read of them."""
     try:
         entities = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise _BadLineError("entities are no JSON") from None
     if type(entities) is list:
         try:
