@@ -57,8 +57,8 @@ def open_all(file: MergekitFile, root: Path, *, seed: int | None, compat: Compat
 def _find_method(name: str) -> Method:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"merge_method: {name!r} is not known here: {hint}(known: {', '.join(METHODS)})")
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"merge_method: {name!r} is not known here{hint} (known: {', '.join(METHODS)})")
     return METHODS[name]
 
 

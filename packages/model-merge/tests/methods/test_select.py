@@ -51,6 +51,29 @@ def test_several_streams_of_many_blocks_with_thousands_of_equals(share):
         np.testing.assert_array_equal(cut.keeps(0, column), by_sorting(column, k))
 
 
+@pytest.mark.parametrize("k", [1, 1000, 100_000, 5 * BLOCK])
+def test_a_sample_that_misleads_costs_passes_and_no_accuracy(k):
+    size = 5 * BLOCK + 17
+    rng = np.random.default_rng(2)
+    misleading = np.abs(rng.standard_normal(size)).astype(np.float32)
+    misleading[::7] *= 1000  # every 7th element is what the sample sees of so many
+    wide = np.exp(rng.uniform(-80, 80, size)).astype(np.float32)  # more keys in question than are counted
+    cuts = largest(streams_of([misleading, wide]), [[k], [k]], size=size)
+    for column, (cut,) in zip([misleading, wide], cuts, strict=True):
+        np.testing.assert_array_equal(cut.keeps(0, column), by_sorting(column, k))
+
+
+@pytest.mark.parametrize("shape_of", ["constant", "rows"])
+def test_tensors_of_equal_or_sorted_rows_are_selected_exactly(shape_of):
+    size = 3 * BLOCK
+    column = np.full(size, 0.25, np.float32)
+    if shape_of == "rows":
+        column = np.repeat(np.arange(size // 64, dtype=np.float32), 64)
+    for k in (1, 65, size // 2, size - 1):
+        ((cut,),) = largest(streams_of([column]), [[k]], size=size)
+        np.testing.assert_array_equal(cut.keeps(0, column), by_sorting(column, k))
+
+
 def test_a_chunk_from_the_middle_keeps_what_the_whole_keeps():
     values = np.array([2, 1, 2, 2, 3, 2], np.float32)
     cut = Cut(2.0, 3)

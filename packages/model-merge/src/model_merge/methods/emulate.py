@@ -48,7 +48,7 @@ def mergekit(name: str, call: Call, dtype: str) -> Prepare:
     Raises:
         ValueError: it cannot be followed.
     """
-    if name not in ROUNDS or call.shared.get("rescale"):
+    if name not in ROUNDS or (call.shared.get("rescale") and name != "task_arithmetic"):
         what = f"{name} with rescale" if name in ROUNDS else name
         raise ValueError(
             f"compat: mergekit's {what} depends on the order in which torch sums or draws and "

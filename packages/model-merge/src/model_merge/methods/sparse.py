@@ -134,10 +134,17 @@ def _weighted(
 ) -> Iterator[Values]:
     for value, weight, keep, scale in zip(values[1:], weights, keeps, scales, strict=True):
         delta = value - values[0]
-        kept = keep(flat_start, delta)
-        delta *= weight * scale
-        delta *= kept
+        factor = _as_numbers(keep(flat_start, delta), delta)
+        factor *= weight * scale
+        delta *= factor
         yield delta
+
+
+def _as_numbers(mask: npt.NDArray[np.bool_], like: Values) -> Values:
+    """Ones and zeros: faster to multiply by than truths."""
+    numbers = np.empty_like(like)
+    np.copyto(numbers, mask)
+    return numbers
 
 
 def consensus_kernel(call: Call, keeps: list[Keep], scales: list[float]) -> Kernel:
@@ -146,22 +153,40 @@ def consensus_kernel(call: Call, keeps: list[Keep], scales: list[float]) -> Kern
 
     def arithmetic(flat_start: int, values: list[Values]) -> Values:
         terms = list(_weighted(flat_start, values, weights, keeps, scales))
-        sign: Values = np.copysign(values[0].dtype.type(1), sum(terms) + 0.0)  # -0.0 becomes 0.0
-        total, divisor = np.zeros_like(sign), np.zeros_like(sign)
+        sign = _sign_bits(terms)
+        total, divisor = np.zeros_like(values[0]), np.zeros_like(values[0])
         for weight, term in zip(weights, terms, strict=True):
-            term *= sign
+            bits = term.view(sign.dtype)
+            bits ^= sign  # those that agree become positive
+            agreed = _as_numbers(term > 0, term)
+            term *= agreed
+            total += term
             if normalize:
-                divisor += (term > 0) * sign.dtype.type(weight)
-            total += np.maximum(term, 0, out=term)
+                agreed *= weight
+                divisor += agreed
         if normalize:
             divisor[divisor == 0] = 1
             total /= divisor
-        sign *= scale
-        total *= sign
+        bits = total.view(sign.dtype)
+        bits ^= sign
+        if scale != 1:
+            total *= scale
         total += values[0]
         return total
 
     return stepwise(arithmetic)
+
+
+def _sign_bits(terms: list[Values]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The sign of the sum of the terms, as the bit that negates a number."""
+    total = terms[0] + 0.0  # -0.0 becomes 0.0
+    for term in terms[1:]:
+        total += term
+    total += 0.0
+    kind = np.dtype(np.uint32) if total.dtype == np.float32 else np.dtype(np.uint64)
+    bits: npt.NDArray[np.unsignedinteger[Any]] = total.view(kind)
+    bits &= kind.type(1 << (8 * kind.itemsize - 1))
+    return bits
 
 
 def sparse(
