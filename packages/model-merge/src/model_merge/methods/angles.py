@@ -14,7 +14,6 @@ from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import Doubles, differences, gram, vector_gram, vector_ids
 from model_merge.plan import Inputs, Kernel
 
-
 OPPOSITE = 1e-6
 """A direction within this angle of the opposite of a mean pulls it nowhere: all ways there are as long."""
 
