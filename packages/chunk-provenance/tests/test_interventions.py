@@ -405,7 +405,7 @@ def test_schedules_and_swaps_from_the_command_line(files, run_cli):
     code, printed, _ = run_cli(
         "reschedule", order, files / "chunks.parquet", out, "--schedule", "spread", "--window", "50%-100%"
     )
-    assert (code, printed.splitlines()[-1].split(",")[0].endswith("exposures of 2 groups")) == (0, True)
+    assert (code, "in 2 group(s), each at most" in printed) == (0, True)
     assert load_order(out).steps_of_many(np.array([0, 1, 30]))[1].min() >= 7
     (files / "plan.csv").write_text("chunk_id,other_chunk_id\n0,1\n", encoding="utf-8")
     code, _, _ = run_cli("swap", order, files / "plan.csv", files / "swapped")
@@ -415,7 +415,7 @@ def test_schedules_and_swaps_from_the_command_line(files, run_cli):
     assert (code, found["same"], found["chunks_in"], found["chunks_out"]) == (1, False, [], [])
     assert {chunk for _, chunk in found["slots_in"]} == {0, 1}
     code, printed, _ = run_cli("diff", order, files / "swapped")
-    assert (code, "slots have another chunk: " in printed, "order.json differs in" in printed) == (
+    assert (code, "slots with another chunk: " in printed, "order.json differs in" in printed) == (
         1,
         True,
         True,

@@ -97,7 +97,10 @@ def test_questions_with_the_same_subject_and_answer_are_one_fact(popqa):
         ("Q1|Q9", 1),
         ("Q1|Q9", 2),
     }
-    assert studied.notes == ("4 questions ask for 3 (subject, answer) pairs",)
+    assert studied.notes == (
+        "4 questions ask for 3 (subject, answer) pairs",
+        "2 facts have no chunk that names both subject and answer",
+    )
 
 
 def test_a_table_of_chunks_is_the_same_from_every_form_and_kind_may_be_left_out(tmp_path):

@@ -272,6 +272,31 @@ def test_merge_json_says_what_went_in(pair, tmp_path):
     assert (content["tensors"], content["parameters"]) == (3, 6000)
 
 
+def test_merge_json_says_what_the_inputs_were_trained_on(pair, tmp_path):
+    from hashlib import sha256
+
+    run, macro = tmp_path / "run", tmp_path / "macro"
+    (run / "order").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    (run / "order" / "order.json").write_text('{"store_sha256": "abc"}', encoding="utf-8")
+    (run / "order" / "ids.npy").write_bytes(b"ids")
+    pair[0].rename(run / "step10")
+    first = execute(plan([run / "step10", pair[1]]), tmp_path / "out")
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in (run / "order").iterdir()}
+    listed = f"ids.npy {hashes['ids.npy']}\norder.json {hashes['order.json']}\n"
+    assert [one["training"] for one in first["inputs"]] == [
+        {
+            "step": "step10",
+            "config_file_sha256": sha256(b"seed: 1\n").hexdigest(),
+            "order_sha256": sha256(listed.encode()).hexdigest(),
+            "store_sha256": "abc",
+        },
+        None,
+    ]
+    second = execute(plan([tmp_path / "out", pair[1]]), macro)
+    assert second["inputs"][0]["training"] == {"merge": first["expression"]}
+
+
 def test_errors_of_the_disk_that_are_no_lack_of_room_are_not_disguised(pair, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")

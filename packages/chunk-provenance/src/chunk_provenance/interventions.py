@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from chunk_provenance.csr import gather
 from chunk_provenance.formats import FormatError
-from chunk_provenance.order import MASKED, PLAN, DataOrder, Ids, pairs_in
+from chunk_provenance.order import MASKED, PLAN, DataOrder, Ids
 from chunk_provenance.order_checks import check_targets_left
+from chunk_provenance.reverse_index import find_places
 from chunk_provenance.store import ChunkStore
 from chunk_provenance.tables import read_user_table
 
@@ -188,11 +189,6 @@ def _find_slots(order: DataOrder, update: Ids, chunk: Ids) -> Ids:
         )
     if chunk.min(initial=0) < 0:
         raise ValueError(f"{chunk.min()} is a row of an injection plan, a plan changes chunks only")
-    touched = np.unique(update)
-    row, position = gather(order.offsets, touched - 1)
-    hit = pairs_in(touched[row], np.asarray(order.ids[position]), update, chunk)
-    found = np.lexsort((order.ids[position[hit]], touched[row[hit]]))
-    slots = np.column_stack([touched[row[hit]], order.ids[position[hit]], position[hit]])[found]
     mine = np.lexsort((chunk, update))
     twice = (np.diff(update[mine]) == 0) & (np.diff(chunk[mine]) == 0)
     if twice.any():
@@ -200,12 +196,10 @@ def _find_slots(order: DataOrder, update: Ids, chunk: Ids) -> Ids:
         raise ValueError(
             f"the plan changes chunk {chunk[at]} in update {update[at]} twice: a slot has one plan"
         )
-    missing = ~pairs_in(update, chunk, slots[:, 0], slots[:, 1])
-    if missing.any():
-        at = int(np.argmax(missing))
+    positions = find_places(order.ids, order.offsets, update, chunk)
+    if (missing := np.flatnonzero(positions < 0)).size:
+        at = missing[0]
         raise ValueError(f"update {update[at]} does not hold chunk {chunk[at]}: the plan is of another order")
-    positions = np.empty(len(update), dtype=np.int64)
-    positions[mine] = slots[:, 2]
     if order.trained is not None and not order.trained[positions].all():
         at = int(np.argmin(order.trained[positions]))
         raise ValueError(f"chunk {chunk[at]} is held out of update {update[at]} already: its slot stays")

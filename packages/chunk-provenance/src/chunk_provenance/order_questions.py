@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from chunk_provenance.order import DataOrder, Ids
+from chunk_provenance.reverse_index import distinct
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def epochs_of(order: DataOrder) -> list[Epoch]:
         part = slice(order.offsets[first], order.offsets[last])
         ids = order.ids[part] if order.trained is None else order.ids[part][order.trained[part]]
         chunks = ids[ids >= 0]
-        epochs.append(Epoch(number, first + 1, last, last - first, len(chunks), len(np.unique(chunks))))
+        epochs.append(Epoch(number, first + 1, last, last - first, len(chunks), len(distinct(chunks))))
     return epochs
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,7 @@ def identify(
 ) -> str:
     """What two merges have in common if one may continue the other."""
     content = {
+        "tool": version("model-merge"),  # another one may compute otherwise
         "expression": plan.expression,
         "inputs": stamps,
         "files": [[file.name, hashlib.sha256(file.header).hexdigest()] for file in files],

@@ -268,7 +268,7 @@ def lawa(
 
 
 def run(
-    file: Annotated[Path, typer.Argument(help="A mergekit file (YAML).")],
+    file: Annotated[Path, typer.Argument(help="A mergekit file or an expression (YAML).")],
     out: Annotated[Path, typer.Argument(help="The folder to write.")],
     root: Annotated[Path, typer.Option(help="Where the file's relative paths begin.")] = Path("."),
     seed: Annotated[
@@ -284,14 +284,15 @@ def run(
 ) -> None:
     """Carry out a mergekit file: its methods, slices, parameters and tokenizer. Unknown keys are refused.
 
+    Or an expression, which nests sums and methods as deep as wanted and rounds once, at the end:
+    {method: slerp, base: {sum: [{of: a}, {of: b}]}, of: [c], parameters: {t: 0.5}}
+
     Example: model-merge run ties.yaml merged
     """
-    from model_merge.mergekit import plan_from_yaml
+    from model_merge.merge_files import plan_from_file
 
-    if not file.is_file():
-        raise FileNotFoundError(f"no merge file {str(file)!r}")
     carry_out(
-        plan_from_yaml(file, root, seed=seed, compat=_compat(compat)),
+        plan_from_file(file, root, seed=seed, compat=_compat(compat)),
         out,
         threads=threads,
         max_shard_size=max_shard_size,
@@ -366,14 +367,25 @@ def carry_out(
 
 
 def _estimate_text(out: Path, found: dict[str, Any]) -> str:
-    giga = {key: f"{value / 1e9:.3g} GB" for key, value in found.items() if "bytes" in key}
+    sizes = {key: size_text(value) for key, value in found.items() if "bytes" in key}
+    files = "1 file" if len(found["files"]) == 1 else f"{len(found['files'])} files"
     return (
-        f"{out}: {found['tensors']} tensors of {found['checkpoints']} models in {len(found['files'])} files\n"
-        f"  read    {giga['bytes_to_read']} (with the checksums)\n"
-        f"  write   {giga['bytes_to_write']}, {giga['bytes_free']} are free\n"
-        f"  memory  {giga['memory_bytes']}\n"
-        f"  time    {found['seconds']:.0f} s, if the disk goes on as it began"
+        f"{out}: {found['tensors']} tensors of {found['checkpoints']} models, in {files}\n"
+        f"  read    {sizes['bytes_to_read']}, the checksums included\n"
+        f"  write   {sizes['bytes_to_write']}, {sizes['bytes_free']} are free\n"
+        f"  memory  {sizes['memory_bytes']}\n"
+        f"  time    {found['seconds']:.1f} s, if the disk goes on as it began"
     )
+
+
+def size_text(count: int) -> str:
+    """Bytes in a unit that people read.
+
+    >>> size_text(999), size_text(53_760), size_text(4_050_000_000)
+    ('999 B', '53.8 KB', '4.05 GB')
+    """
+    power = min(len(str(count)) - 1, 9) // 3
+    return f"{count / 1000**power:.3g} {('B', 'KB', 'MB', 'GB')[power]}"
 
 
 def parse_weights(texts: list[str] | None) -> Any:

@@ -66,10 +66,18 @@ def training_of(folder: Path) -> dict[str, Any] | None:
     run = folder.parent
     if not (folder.name.startswith("step") and (run / "config.yaml").is_file()):
         return None
-    found: dict[str, Any] = {"step": folder.name, "config_sha256": hash_file(run / "config.yaml")}
-    if (run / "order" / "order.json").is_file():
-        found["order_sha256"] = hash_file(run / "order" / "order.json")
-    return found
+    found: dict[str, Any] = {"step": folder.name, "config_file_sha256": hash_file(run / "config.yaml")}
+    return found | (_data_of(run / "order") if (run / "order" / "order.json").is_file() else {})
+
+
+def _data_of(order: Path) -> dict[str, Any]:
+    """Which data order a run trained on (hashed as olmo-trainer does), and of which chunk store."""
+    lines = [f"{path.name} {hash_file(path)}\n" for path in sorted(order.iterdir())]
+    content = json.loads((order / "order.json").read_text(encoding="utf-8"))
+    return {
+        "order_sha256": sha256("".join(lines).encode()).hexdigest(),
+        "store_sha256": content.get("store_sha256"),
+    }
 
 
 def write_merge_json(content: dict[str, Any], folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from model_merge.evaluation import Settings
@@ -258,16 +258,37 @@ def _run(
 
 
 def _show_results(out: Path, most: int = 16) -> None:
+    """A few rows as they are; of many, each domain's best and worst."""
     from model_merge.results import read_results
 
     rows = read_results(out).to_pylist()
-    table = Table("merge", "domain", "documents", "tokens", "perplexity", "bits per byte")
-    for row in rows[:most]:
+    if len(rows) > most:
+        _show_extremes(rows)
+        return
+    table = Table("merge", "domain", *(_right(name) for name in ("documents", "tokens", "perplexity")))
+    table.add_column("bits per byte", justify="right")
+    for row in rows:
         bits = "" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
         counts = (f"{row['num_docs']:,}", f"{row['num_tokens']:,}")
         table.add_row(row["merge_id"], row["domain"], *counts, f"{row['ppl_token']:.4f}", bits)
-    if len(rows) > most:
-        table.add_row(f"... {len(rows) - most:,} more", "", "", "", "", "")
+    Console().print(table)
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
+
+
+def _show_extremes(rows: Sequence[dict[str, Any]]) -> None:
+    by_domain: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_domain.setdefault(row["domain"], []).append(row)
+    table = Table(
+        "domain", _right("documents"), _right("tokens"), _right("lowest"), "merge", _right("highest"), "merge"
+    )
+    for domain, found in by_domain.items():
+        low, high = (pick(found, key=lambda row: row["ppl_token"]) for pick in (min, max))
+        ends = [text for row in (low, high) for text in (f"{row['ppl_token']:.4f}", row["merge_id"])]
+        table.add_row(domain, f"{low['num_docs']:,}", f"{low['num_tokens']:,}", *ends)
     Console().print(table)
 
 
