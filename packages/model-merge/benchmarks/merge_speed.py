@@ -221,7 +221,7 @@ def report(folder: Path, cases: list[str], runs: int, *, with_mergekit: bool) ->
     if with_mergekit:
         mergekit = str(install_mergekit(folder))
         for case in cases:
-            command = [mergekit, f"{case}.yml", "out", "--no-copy-tokenizer"]
+            command = [mergekit, f"{case}.yml", "out", "--no-copy-tokenizer", "--no-write-model-card"]
             found[f"mergekit {case}"] = row(f"mergekit-yaml {case}.yml", command, times=1)
     help_cost = row("model-merge --help", [ours, "--help"], (), max(runs, 5))
     print(f"\nload after: {os.getloadavg()[0]:.1f}\n")

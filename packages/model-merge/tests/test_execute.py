@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import ml_dtypes
@@ -304,3 +305,28 @@ def test_errors_of_the_disk_that_are_no_lack_of_room_are_not_disguised(pair, tmp
     monkeypatch.setattr(executing, "_sync_folder", fail)
     with pytest.raises(OSError, match="Input/output error"):
         execute(plan(pair), tmp_path / "out")
+
+
+def test_a_small_disk_that_another_program_fills_leaves_nothing_under_the_final_name(pair, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs the rights of an administrator")
+    try:
+
+        def fill(written):
+            with suppress(OSError):
+                (disk / "other").write_bytes(bytes(64 << 10))
+
+        with pytest.raises(DiskFullError, match=r"No space left on device. Nothing is under that name"):
+            execute(plan(pair), disk / "out", threads=1, chunk_elements=400, sync_bytes=1600, progress=fill)
+        assert sorted(path.name.partition("-")[0] for path in disk.iterdir()) == ["other", "out.partial"]
+        (disk / "other").unlink()
+        execute(plan(pair), disk / "out", chunk_elements=400)
+        execute(plan(pair), tmp_path / "whole")
+        assert content_of(disk / "out") == content_of(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

@@ -9,13 +9,14 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from model_merge.checkpoint import Checkpoint
-from model_merge.digests import BackgroundDigests, checksum_file, hash_file
+from model_merge.digests import BackgroundHashes, TensorSums, checksum_file
 from model_merge.journal import NAME as JOURNAL
 from model_merge.journal import Journal
 from model_merge.merge_json import describe, write_merge_json
@@ -61,10 +62,10 @@ def execute(
     journal = Journal(unfinished, identity)
     try:
         _remove_others(unfinished, files)
-        with BackgroundDigests(threads) as digests:
-            wanted = (checksum_file, hash_file) if sha256 else (checksum_file,)
-            for digest in wanted:
-                digests.start(digest, (path for one in plan.checkpoints for path in one.files))
+        sums = TensorSums(_read_once(plan) | _written(unfinished, files))
+        with BackgroundHashes(threads) as hashes:
+            if sha256:
+                hashes.start(path for one in plan.checkpoints for path in one.files)
             write_tensors(
                 plan,
                 unfinished,
@@ -74,13 +75,15 @@ def execute(
                 chunk_elements=chunk_elements,
                 sync_bytes=sync_bytes,
                 progress=progress,
+                sums=sums,
             )
             if _stamps(plan.checkpoints) != stamps:
                 raise ValueError("an input was changed while it was merged: start again")
-            for digest in wanted:
-                digests.start(digest, (unfinished / file.name for file in files))
+            if sha256:
+                hashes.start(unfinished / file.name for file in files)
             write_side_files(plan, unfinished, files)
             _sync_folder(unfinished)
+            digests = (lambda path: checksum_file(path, sums.of_file(path)), hashes.result)
             content = describe(plan, unfinished, files, digests)
         write_merge_json(content, unfinished)
         (unfinished / JOURNAL).unlink()
@@ -131,6 +134,27 @@ def _stamps(checkpoints: Sequence[Checkpoint]) -> dict[str, list[list[Any]]]:
             [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.files
         ]
         for position, checkpoint in enumerate(checkpoints)
+    }
+
+
+def _read_once(plan: MergePlan) -> dict[tuple[Path, str], int]:
+    """The input tensors that a merge reads exactly once besides its statistics: (file, name) -> bytes."""
+    uses = [
+        (plan.checkpoints[ref.checkpoint].tensors[ref.name], ref.rows is None)
+        for tensor in plan.tensors
+        for ref in tensor.inputs
+    ]
+    counts = Counter((info.file, info.name) for info, _ in uses)
+    return {
+        (info.file, info.name): info.num_bytes
+        for info, whole in uses
+        if whole and counts[info.file, info.name] == 1
+    }
+
+
+def _written(unfinished: Path, files: Sequence[OutputFile]) -> dict[tuple[Path, str], int]:
+    return {
+        (unfinished / file.name, name): num_bytes for file in files for name, num_bytes in file.sizes.items()
     }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model_merge.checkpoint import Checkpoint
-from model_merge.digests import BackgroundDigests, checksum_file, hash_file
+from model_merge.digests import Digests, hash_file
 from model_merge.header import FormatError
 from model_merge.output import OutputFile
 from model_merge.plan import MergePlan
@@ -17,10 +17,8 @@ from model_merge.plan import MergePlan
 NAME = "merge.json"
 
 
-def describe(
-    plan: MergePlan, folder: Path, files: Sequence[OutputFile], digests: BackgroundDigests
-) -> dict[str, Any]:
-    """The content of merge.json; `sha256` is null where it was not begun."""
+def describe(plan: MergePlan, folder: Path, files: Sequence[OutputFile], digests: Digests) -> dict[str, Any]:
+    """The content of merge.json; `digests` are asked for every file."""
     return {
         "format": "merge",
         "version": 1,
@@ -40,16 +38,16 @@ def _count(plan: MergePlan, compute: str) -> int:
     return sum(tensor.prepare is not None and tensor.compute == compute for tensor in plan.tensors)
 
 
-def _describe_file(path: Path, digests: BackgroundDigests) -> dict[str, Any]:
+def _describe_file(path: Path, digests: Digests) -> dict[str, Any]:
     return {
         "name": path.name,
         "size": path.stat().st_size,
-        "checksum": digests.result(checksum_file, path),
-        "sha256": digests.result(hash_file, path),
+        "checksum": digests[0](path),
+        "sha256": digests[1](path),
     }
 
 
-def _describe_input(checkpoint: Checkpoint, digests: BackgroundDigests) -> dict[str, Any]:
+def _describe_input(checkpoint: Checkpoint, digests: Digests) -> dict[str, Any]:
     config = json.dumps(dict(checkpoint.config), sort_keys=True).encode()
     return {
         "reference": checkpoint.reference,

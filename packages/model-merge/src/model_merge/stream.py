@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_merge.checkpoint import Checkpoint
+from model_merge.digests import TensorSums
 from model_merge.dtypes import COMPUTE, FLOATS, Values, decode_into, encode_into, itemsize
 from model_merge.header import pread_into
 from model_merge.journal import Journal
@@ -116,7 +117,7 @@ class Reader:
         for start in range(0, self._tensor.size, BLOCK):
             yield start, self.read(start, min(start + BLOCK, self._tensor.size))
 
-    def read(self, start: int, stop: int) -> list[Values]:
+    def read(self, start: int, stop: int, sums: TensorSums | None = None) -> list[Values]:
         """The values of every input's elements [start, stop); the next call overwrites them."""
         dtype = COMPUTE[self._tensor.compute]
         num_bytes = (stop - start) * dtype.itemsize
@@ -125,7 +126,7 @@ class Reader:
             self._raw = np.empty((stop - start) * 8, dtype=np.uint8)
         found: list[Values] = [array[:num_bytes].view(dtype) for array in self._values]
         for source, values in zip(self._inputs, found, strict=True):
-            source.read_into(start, stop, values, self._raw)
+            source.read_into(start, stop, values, self._raw, sums)
         return found
 
     def will_need(self, start: int, stop: int) -> None:
@@ -151,12 +152,21 @@ class _Input:
             )
         self._width = itemsize(self._info.dtype)
 
-    def read_into(self, start: int, stop: int, values: Values, buffer: npt.NDArray[np.uint8]) -> None:
+    def read_into(
+        self,
+        start: int,
+        stop: int,
+        values: Values,
+        buffer: npt.NDArray[np.uint8],
+        sums: TensorSums | None,
+    ) -> None:
         """Decode elements [start, stop); NaN and infinities are refused, but for absent rows."""
         raw = buffer[: (stop - start) * self._width]
         absent: list[slice] = []
         if self._rows is None:
             pread_into(self._descriptor, raw.data, self._info.start + start * self._width)
+            if sums is not None:
+                sums.add(self._info.file, self._info.name, start * self._width, raw)
         else:
             absent = self._gather(self._rows, start, stop, raw)
         decode_into(raw, self._info.dtype, values)
@@ -200,9 +210,10 @@ class _Input:
 class Computer:
     """One thread's way from inputs to the bytes of outputs."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Take no memory before the first chunk."""
+    def __init__(self, checkpoints: Sequence[Checkpoint], sums: TensorSums | None = None) -> None:
+        """Count what is read for results, but not for statistics, in `sums`."""
         self._checkpoints = checkpoints
+        self._sums = sums
         self._reader: tuple[str, Reader] | None = None
         self._raw = np.empty(0, dtype=np.uint8)
         self._scratch = np.empty(BLOCK, dtype=np.uint32)
@@ -227,7 +238,7 @@ class Computer:
         reader.will_need(chunk.start, chunk.stop)
         for start in range(chunk.start, chunk.stop, step):
             stop = min(start + step, chunk.stop)
-            values = kernel(start, reader.read(start, stop))
+            values = kernel(start, reader.read(start, stop, self._sums))
             yield start * width, self._encode(tensor, values, (stop - start) * width)
 
     def _encode(self, tensor: TensorPlan, values: Values, num_bytes: int) -> npt.NDArray[np.uint8]:
@@ -258,7 +269,10 @@ class Computer:
             self._check_finite(chunk)
         first, last = (tensor_bytes_of(info.num_bytes, info.size, at) for at in (chunk.start, chunk.stop))
         for start in range(first, last, BLOCK):
-            yield start, checkpoint.read_bytes(ref.name, start, min(start + BLOCK, last))
+            raw = checkpoint.read_bytes(ref.name, start, min(start + BLOCK, last))
+            if self._sums is not None:
+                self._sums.add(info.file, info.name, start, raw)
+            yield start, raw
 
     def _check_finite(self, chunk: Chunk) -> None:
         reader, step = self._read(chunk.tensor), _block_elements(chunk.tensor)
@@ -297,6 +311,7 @@ def write_tensors(
     chunk_elements: int = CHUNK,
     sync_bytes: int = SYNC_BYTES,
     progress: Progress | None = None,
+    sums: TensorSums | None = None,
 ) -> None:
     """Write every tensor that the journal does not know as finished. The last chunks are not synced yet.
 
@@ -313,7 +328,7 @@ def write_tensors(
         for file in files:
             _pwrite(descriptors[file.name], memoryview(file.header), 0)
         unsynced: list[int] = []
-        with closing(_run(plan, files, descriptors, pending, threads)) as numbers:
+        with closing(_run(plan, folder, files, descriptors, pending, threads, sums)) as numbers:
             for number in numbers:
                 unsynced.append(number)
                 written += sizes[number]
@@ -340,27 +355,36 @@ def _sync(descriptors: Mapping[str, int], journal: Journal, unsynced: list[int])
 
 def _run(
     plan: MergePlan,
+    folder: Path,
     files: Sequence[OutputFile],
     descriptors: Mapping[str, int],
     pending: Sequence[list[Chunk]],
     threads: int,
+    sums: TensorSums | None,
 ) -> Generator[int]:
     """The numbers of the chunks, as the threads finish them."""
     work = _Work(pending)
     finished: SimpleQueue[int | None] = SimpleQueue()
 
-    place = {name: (descriptors[file.name], start) for file in files for name, start in file.starts.items()}
+    place = {
+        name: (descriptors[file.name], folder / file.name, first_byte)
+        for file in files
+        for name, first_byte in file.starts.items()
+    }
 
     def run() -> None:
-        computer = Computer(plan.checkpoints)
+        computer = Computer(plan.checkpoints, sums)
         try:
             while (job := work.take()) is not None:
                 if isinstance(job, list):
                     work.prepared(job, computer.prepare(job[0].tensor))
                     continue
-                descriptor, first_byte = place[job[0].tensor.name]
+                name = job[0].tensor.name
+                descriptor, path, first_byte = place[name]
                 for start, raw in computer.results(*job):
                     _pwrite(descriptor, raw.data, first_byte + start)
+                    if sums is not None:
+                        sums.add(path, name, start, raw)
                 finished.put(job[0].number)
         finally:
             work.stop()  # a failure, or nothing is left
