@@ -139,3 +139,10 @@ def test_a_mistake_in_the_table_of_chunks_is_named(tmp_path, text, message):
     (tmp_path / "f.csv").write_text(text, encoding="utf-8")
     with pytest.raises(FormatError, match=message):
         open_studied_facts(tmp_path / "f.csv")
+
+
+def test_a_file_that_is_neither_is_refused_with_the_columns_it_has(tmp_path):
+    pq.write_table(pa.table({"id": [1], "question": ["?"]}), tmp_path / "f.parquet")
+    message = r"lacks the fact-chunks columns \['fact_id', 'chunk_id'\], it has \['id', 'question'\]"
+    with pytest.raises(FormatError, match=message):
+        open_studied_facts(tmp_path / "f.parquet")

@@ -43,7 +43,7 @@ Chunks = Annotated[
     Path,
     typer.Argument(
         help="The chunks: fact chunks, or any Parquet, JSONL or CSV with a column chunk_id (and fact_id or "
-        "entity, to tell groups apart), or .txt with one id a line."
+        "entity, to tell groups apart), the .json of 'entity-index query --json', or .txt with one id a line."
     ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The data order folder to make.")]

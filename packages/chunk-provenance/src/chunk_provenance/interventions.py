@@ -135,13 +135,15 @@ def apply_plan(
         info: noted in `order.json`, such as `parent_sha256` and `intervention`.
 
     Raises:
-        ValueError: a slot is not in the order, held out already or named twice; a new chunk has another
-            padded length or would stand twice in its update; an update would have nothing left to train on.
+        ValueError: a slot is not in the order, held out already or named twice; a new chunk is in the order
+            and leaves no place there, has another padded length, or would stand twice in its update; an
+            update would have nothing left to train on.
     """
     update, chunk = plan["update"].to_numpy(), plan["chunk_id"].to_numpy()
     new = _filled(plan["new_chunk_id"])
     position = _find_slots(order, update, chunk)
     moved = new >= 0
+    _check_newcomers(order, chunk[moved], new[moved])
     _check_lengths(order, update[moved], chunk[moved], new[moved], buckets)
     ids = np.array(order.ids)
     ids[position[moved]] = new[moved]
@@ -204,6 +206,16 @@ def _find_slots(order: DataOrder, update: Ids, chunk: Ids) -> Ids:
         at = int(np.argmin(order.trained[positions]))
         raise ValueError(f"chunk {chunk[at]} is held out of update {update[at]} already: its slot stays")
     return positions
+
+
+def _check_newcomers(order: DataOrder, leaving: Ids, new: Ids) -> None:
+    """A chunk that the order trains on already may only come to other places if it leaves one."""
+    inside = np.flatnonzero(np.diff(order.steps_of_many(new)[0]) > 0)
+    if (stays := new[inside][~np.isin(new[inside], leaving)]).size:
+        raise ValueError(
+            f"chunk {stays[0]} is in the order already and leaves none of its places: a replacement "
+            "comes from outside the order, or swaps"
+        )
 
 
 def _check_lengths(

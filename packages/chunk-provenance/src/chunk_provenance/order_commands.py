@@ -211,7 +211,7 @@ def align(
         Path,
         typer.Argument(
             help="What an index holds: Parquet, JSONL or CSV with chunk_id and text, or with chunk_id, "
-            "char_start, char_end (in the chunk's text) and surface."
+            "char_start, char_end (in the chunk's text) and surface; or .json of 'entity-index query --json'."
         ),
     ],
     sample: Annotated[int, typer.Option(help="Rows to look at, at random.", min=1)] = 1000,

@@ -83,8 +83,9 @@ def lment_readme_rows(order: DataOrder, updates: Ids) -> tuple[Ids, Ids]:
     updates = np.asarray(updates, dtype=np.int64)
     if updates.size and not 1 <= updates.min() <= updates.max() <= order.num_updates:
         raise ValueError(f"the order has updates 1 to {order.num_updates}, asked for {updates.tolist()[:8]}")
-    epoch = np.searchsorted(order.epoch_starts, updates - 1, side="right")
-    return epoch, updates - 1 - order.epoch_starts[epoch - 1]
+    starts = np.union1d([0], order.epoch_starts).astype(np.int64)
+    epoch = np.searchsorted(starts, updates - 1, side="right")
+    return epoch, updates - 1 - starts[epoch - 1]
 
 
 def held_out_of(order: DataOrder, chunk_id: int) -> Ids:

@@ -66,7 +66,7 @@ def invert(ids: Ints, offsets: Ints, *, block_starts: Ints) -> Inverse:
     starts[-1] = starts[-2]
     updates = np.empty(len(ids), dtype=np.int32)
     cursor = starts[:-2].copy()
-    bounds = np.unique(np.concatenate([[0], block_starts, [len(offsets) - 1]]))
+    bounds = np.unique(np.concatenate([[0], block_starts, [len(offsets) - 1]]).astype(np.int64))
     for first, last in pairwise(bounds):
         block = ids[offsets[first] : offsets[last]]
         counts = np.bincount(block, minlength=num_rows)

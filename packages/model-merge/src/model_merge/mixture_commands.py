@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,9 +86,10 @@ def plan(
 
     Example: model-merge ablate plan plan.parquet --parts law=runs/law,art=runs/art,sea=runs/sea --family all
     """
-    from model_merge.checkpoint import open_checkpoint
-    from model_merge.mixture_plan import make_plan, parse_parts, write_plan
-    from model_merge.subsets import count_family
+    with needs_extra("ablate"):
+        from model_merge.checkpoint import open_checkpoint
+        from model_merge.mixture_plan import make_plan, parse_parts, write_plan
+        from model_merge.subsets import count_family
 
     check_free(out, overwrite=overwrite)
     named = parse_parts(parts)
@@ -140,8 +142,9 @@ def evaluate(
 
     Example: model-merge ablate eval plan.parquet domains results.parquet --split val
     """
-    from model_merge.evaluation import Settings
-    from model_merge.mixture_plan import read_plan
+    with needs_extra("eval"):
+        from model_merge.evaluation import Settings
+        from model_merge.mixture_plan import read_plan
 
     settings = Settings(
         split,
@@ -184,8 +187,9 @@ def evaluate_models(
 
     Example: model-merge ablate eval-models joint.yaml domains joint.parquet --split val
     """
-    from model_merge.evaluation import Settings
-    from model_merge.mixture_plan import read_models
+    with needs_extra("eval"):
+        from model_merge.evaluation import Settings
+        from model_merge.mixture_plan import read_models
 
     settings = Settings(
         split, limit or None, window.value, length, batch, tokenizer, device, _torch_name(dtype), budget=0
@@ -213,8 +217,9 @@ def perplexity(
 
     Example: model-merge perplexity runs/joint domains perplexity.parquet --split val
     """
-    from model_merge.evaluation import Settings
-    from model_merge.mixture_plan import plan_models
+    with needs_extra("eval"):
+        from model_merge.evaluation import Settings
+        from model_merge.mixture_plan import plan_models
 
     settings = Settings(
         split, limit or None, window.value, length, batch, tokenizer, device, _torch_name(dtype), budget=0
@@ -290,6 +295,15 @@ def _show_extremes(rows: Sequence[dict[str, Any]]) -> None:
         ends = [text for row in (low, high) for text in (f"{row['ppl_token']:.4f}", row["merge_id"])]
         table.add_row(domain, f"{low['num_docs']:,}", f"{low['num_tokens']:,}", *ends)
     Console().print(table)
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say which extra is missing where an import fails for it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"this needs {error.name}: pip install 'model-merge[{name}]'") from error
 
 
 def parse_shard(text: str) -> tuple[int, int]:
