@@ -301,7 +301,7 @@ def evaluate(experiment: Experiment) -> None:
     ):
         if not (out / table).exists():
             words = [out / models, data[0], out / table, *data[1:]]
-            call("model-merge", "ablate", command, *words, "--tokenizer", out / "tokenizer.json")
+            call("model-merge", "ablate", command, *words)
     config = experiment.config("branch")
     call("model-merge", "ablate", "report", out / "results.parquet", out / "joint.parquet", out / "report",
          "--unit-tokens", experiment.steps[1] * config.data.batch_tokens,

@@ -189,6 +189,12 @@ def test_the_loss_is_the_cross_entropy_of_the_next_token(model):
         model.model()
 
 
+def test_a_configuration_keeps_its_end_token_and_has_none_by_default(tmp_path):
+    tiny(eos_token_id=3).save_pretrained(tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).eos_token_id == 3
+    assert tiny().eos_token_id is None
+
+
 def test_a_size_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="no size 'customgpt-7b': there are customgpt-110m"):
         custom_gpt_config("customgpt-7b")

@@ -45,6 +45,9 @@ class CustomGPTConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         rope_theta: float = 10_000.0,
         layer_norm_eps: float = 1e-5,
         tie_word_embeddings: bool = True,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
         **rest: Any,
     ) -> None:
         """`mlp_ratio * hidden_size` values leave the first feed-forward layer, half of them are gates."""
@@ -60,6 +63,7 @@ class CustomGPTConfig(PreTrainedConfig):  # type: ignore[no-untyped-call]
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = 0.02
         self.tie_word_embeddings = tie_word_embeddings
+        self.bos_token_id, self.eos_token_id, self.pad_token_id = bos_token_id, eos_token_id, pad_token_id
         super().__init__(**rest)
 
 
