@@ -16,7 +16,7 @@ Compat = Literal["mergekit", "ez"]
 REQUIRED = object()
 """The default of a parameter that has none."""
 
-STEP = 1 << 14
+STEP = 1 << 15
 """Elements of a chunk that an arithmetic takes at a time, so that what lies between stays in the cache."""
 
 
