@@ -137,9 +137,9 @@ class BackgroundHashes:
             if path not in self._found:
                 self._found[path] = self._pool.submit(hash_file, path, self._stop)
 
-    def result(self, path: Path) -> str | None:
-        """Wait for a hash; None where it was not begun."""
-        return self._found[path].result() if path in self._found else None
+    def result(self, path: Path) -> str:
+        """Wait for the hash of a file that was begun."""
+        return self._found[path].result()
 
     def __enter__(self) -> "BackgroundHashes":
         """Nothing happens before `start`."""

@@ -19,8 +19,7 @@ INTERPRETER_BYTES = 60_000_000
 def estimate(plan: MergePlan, out: Path, *, threads: int, max_shard_bytes: int | None) -> dict[str, Any]:
     """Bytes to read and write, memory, and seconds if the disk stays as fast as it was just now.
 
-    A linear merge reads its inputs once, and once more for their checksums; others read them once more for
-    their statistics, some twice.
+    A weighted sum reads its inputs once; others are counted twice, for their statistics.
     """
     files = lay_out(plan.tensors, like=plan.checkpoints[0], max_shard_bytes=max_shard_bytes)
     read_bytes = sum(
@@ -30,7 +29,7 @@ def estimate(plan: MergePlan, out: Path, *, threads: int, max_shard_bytes: int |
     )
     written = sum(file.num_bytes for file in files)
     most_inputs = max((len(tensor.inputs) for tensor in plan.tensors), default=0)
-    passes = 2 if "weights" in plan.expression else 3
+    passes = 1 if plan.expression.get("weights") else 2
     return {
         "checkpoints": len(plan.checkpoints),
         "tensors": len(plan.tensors),

@@ -10,7 +10,9 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -60,35 +62,33 @@ def execute(
     _check_room(out, unfinished, files)
     unfinished.mkdir(parents=True, exist_ok=True)
     journal = Journal(unfinished, identity)
+    write = partial(
+        write_tensors,
+        threads=threads,
+        chunk_elements=chunk_elements,
+        sync_bytes=sync_bytes,
+        progress=progress,
+    )
     try:
-        _remove_others(unfinished, files)
-        sums = TensorSums(_read_once(plan) | _written(unfinished, files))
-        with BackgroundHashes(threads) as hashes:
-            if sha256:
-                hashes.start(path for one in plan.checkpoints for path in one.files)
-            write_tensors(
-                plan,
-                unfinished,
-                files,
-                journal,
-                threads=threads,
-                chunk_elements=chunk_elements,
-                sync_bytes=sync_bytes,
-                progress=progress,
-                sums=sums,
-            )
+        with _told_what_is_left(out, unfinished, files), BackgroundHashes(threads) as hashes:
+            _remove_others(unfinished, files)
+            content = _fill(plan, unfinished, files, journal, write, hashes if sha256 else None)
             if _stamps(plan.checkpoints) != stamps:
                 raise ValueError("an input was changed while it was merged: start again")
-            if sha256:
-                hashes.start(unfinished / file.name for file in files)
-            write_side_files(plan, unfinished, files)
+            write_merge_json(content, unfinished)
+            (unfinished / JOURNAL).unlink()
             _sync_folder(unfinished)
-            digests = (lambda path: checksum_file(path, sums.of_file(path)), hashes.result)
-            content = describe(plan, unfinished, files, digests)
-        write_merge_json(content, unfinished)
-        (unfinished / JOURNAL).unlink()
-        _sync_folder(unfinished)
-        _give_name(unfinished, out)
+            _give_name(unfinished, out)
+    finally:
+        journal.close()
+    return content
+
+
+@contextmanager
+def _told_what_is_left(out: Path, unfinished: Path, files: Sequence[OutputFile]) -> Iterator[None]:
+    """Remove what a failure of the data leaves, and keep, with a word, what a full disk leaves."""
+    try:
+        yield
     except ValueError:
         shutil.rmtree(unfinished)  # the same inputs would fail in the same way
         raise
@@ -99,9 +99,30 @@ def execute(
             f"{_full(out, files)}: {error.strerror}. Nothing is under that name; what is finished stays in "
             f"{str(unfinished)!r}, and the same command continues it"
         ) from error
-    finally:
-        journal.close()
-    return content
+
+
+def _fill(
+    plan: MergePlan,
+    unfinished: Path,
+    files: Sequence[OutputFile],
+    journal: Journal,
+    write: Callable[..., None],
+    hashes: BackgroundHashes | None,
+) -> dict[str, Any]:
+    """Write and sync all files but merge.json, whose content is returned."""
+    sums = TensorSums(_read_once(plan) | _written(unfinished, files))
+    if hashes is not None:
+        hashes.start(path for one in plan.checkpoints for path in one.files)
+    write(plan, unfinished, files, journal, sums=sums)
+    if hashes is not None:
+        hashes.start(unfinished / file.name for file in files)
+    write_side_files(plan, unfinished, files)
+    _sync_folder(unfinished)
+    digests = (
+        lambda path: checksum_file(path, sums.of_file(path)),
+        lambda path: None if hashes is None else hashes.result(path),
+    )
+    return describe(plan, unfinished, files, digests)
 
 
 def check_free_name(out: Path, *, overwrite: bool) -> None:
