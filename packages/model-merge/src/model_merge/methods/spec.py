@@ -11,7 +11,6 @@ from model_merge.dtypes import Values
 from model_merge.plan import Inputs, Kernel
 
 Prepare = Callable[[Inputs], Kernel]
-Compat = Literal["mergekit", "ez"]
 
 REQUIRED = object()
 """The default of a parameter that has none."""
