@@ -14,7 +14,9 @@ from olmo_trainer.train import train
 @pytest.fixture
 def store(tmp_path):
     documents = tmp_path / "documents.jsonl"
-    rows = [{"id": str(i), "text": f"The number {i} comes before the number {i + 1}. " * 3} for i in range(60)]
+    rows = [
+        {"id": str(i), "text": f"The number {i} comes before the number {i + 1}. " * 3} for i in range(60)
+    ]
     documents.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     for words in (
         ["tokenizer", documents, tmp_path / "t.json", "--vocab-size", 300],

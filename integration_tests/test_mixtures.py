@@ -7,19 +7,17 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import orders
 import pyarrow.parquet as pq
 import pytest
+import relatives
+import run as experiment_run
 
 from chunk_provenance import load_order
 from olmo_trainer.config import TrainConfig, load_config
 from olmo_trainer.model import build_on_meta, count_parameters, olmo2_config
 
 EXPERIMENT = Path(__file__).resolve().parent / "experiments" / "mixtures"
-sys.path.insert(0, str(EXPERIMENT))
-
-import orders  # noqa: E402
-import relatives  # noqa: E402
-import run as experiment_run  # noqa: E402
 
 PRESETS = sorted(path.stem.rpartition("-")[0] for path in (EXPERIMENT / "presets").glob("*-seed.yaml"))
 

@@ -228,6 +228,17 @@ def test_tables_with_nothing_in_common_are_refused():
         join(merges, table({(("art", "moon"), "poems"): 3.0}))
 
 
+def test_merges_of_the_same_parts_with_other_weights_are_not_mixed_up():
+    merges, joint = exact_tables()
+    again = table({(("art", "law"), "poems"): 2.0})
+    with pytest.raises(
+        ValueError, match=r"'art\+law' is there several times \(uniform, with other numbers on"
+    ):
+        join(make_table([*merges.to_pylist(), *again.to_pylist()]), joint)
+    same = make_table([*merges.to_pylist(), *merges.to_pylist()])
+    assert len(join(same, joint).mixtures) == 11
+
+
 def test_the_greedy_soup_is_found_in_the_table():
     merges, joint = exact_tables()
     report, _ = make_report(merges, joint, resamples=5)
