@@ -14,6 +14,7 @@ import relatives
 import run as experiment_run
 
 from chunk_provenance import load_order
+from model_merge.domains import find_domains, read_domain
 from olmo_trainer.config import TrainConfig, load_config
 from olmo_trainer.model import build_on_meta, count_parameters, olmo2_config
 
@@ -92,6 +93,48 @@ def test_points_fall_into_those_with_and_without_a_part_of_the_domains_field():
 def test_the_mixtures_of_six_parts_are_six_branches_and_fifty_seven_joint_models():
     sizes = Counter(len(members) for members in experiment_run.mixtures(6))
     assert sizes == {1: 6, 2: 15, 3: 20, 4: 15, 5: 6, 6: 1}
+
+
+def test_any_folder_of_units_can_be_taken_with_the_seeds_text_beside_them(tmp_path):
+    def write(place, *ids):
+        place.mkdir(parents=True)
+        lines = [json.dumps({"id": doc_id, "text": f"text of {doc_id}"}) + "\n" for doc_id in ids]
+        (place / "documents.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    for unit in ("Law", "Art", "Sea"):
+        write(tmp_path / "units" / unit / "train", f"{unit} 1", f"{unit} 2")
+        write(tmp_path / "units" / unit / "val", f"{unit} 3")
+    write(tmp_path / "units" / "seed", "seed 1")
+    out = tmp_path / "out"
+    out.mkdir()
+    experiment = experiment_run.Experiment(out, "tiny", 0, 300, 2, domains=tmp_path / "units")
+    experiment_run.prepare_text(experiment)
+    training = list(experiment_run.read_json_lines(out / "train.jsonl"))
+    assert [(row["id"], row["source"]) for row in training] == [
+        ("Art 1", "Art"),
+        ("Art 2", "Art"),
+        ("Law 1", "Law"),
+        ("Law 2", "Law"),
+    ]
+    assert [row["id"] for row in experiment_run.read_json_lines(out / "seed.jsonl")] == ["seed 1"]
+    held_out = {
+        domain.name: read_domain(domain).texts
+        for domain in find_domains(experiment_run.link_parts(experiment), "val")
+    }
+    assert held_out == {"Art": ["text of Art 3"], "Law": ["text of Law 3"]}
+    with pytest.raises(ValueError, match="has 3 folders with train, expected 4"):
+        experiment_run.prepare_text(
+            experiment_run.Experiment(tmp_path, "tiny", 0, 300, 4, experiment.domains)
+        )
+
+
+def test_a_folder_of_another_experiment_is_refused(tmp_path):
+    experiment_run.check_same(experiment_run.Experiment(tmp_path, "tiny", 100, 300, 3))
+    experiment_run.check_same(experiment_run.Experiment(tmp_path, "tiny", 100, 300, 3))
+    with pytest.raises(ValueError, match="--seed-model needs the tokenizer"):
+        experiment_run.check_same(experiment_run.Experiment(tmp_path, "tiny", 1, 1, 3, seed_model=tmp_path))
+    with pytest.raises(ValueError, match="holds another experiment"):
+        experiment_run.check_same(experiment_run.Experiment(tmp_path, "tiny", 100, 300, 6))
 
 
 def start(out):

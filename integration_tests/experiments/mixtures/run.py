@@ -130,6 +130,8 @@ def run(experiment: Experiment) -> None:
 
 def check_same(experiment: Experiment) -> None:
     """Write down what is run; refuse to continue with something else."""
+    if experiment.seed_model is not None and experiment.tokenizer is None:
+        raise ValueError("--seed-model needs the tokenizer it was trained with: give it with --tokenizer")
     file = experiment.out / "experiment.json"
     asked = {
         "preset": experiment.preset,
@@ -154,7 +156,7 @@ def prepare_text(experiment: Experiment) -> None:
         if not (out / "units").exists():
             call("model-merge", "ablate", "partition", out / "documents.jsonl", out / "units",
                  "--units", experiment.parts, "--val", 0.1, "--test", 0.1)  # fmt: skip
-    elif not (out / "seed.jsonl").exists():
+    elif experiment.seed_model is None and not (out / "seed.jsonl").exists():
         encyclopedia.write_lines(read_folder(experiment.domains / "seed"), out / "seed.jsonl")
     if not (out / "train.jsonl").exists():
         encyclopedia.write_lines(training_documents(experiment), out / "train.jsonl")
@@ -180,7 +182,10 @@ def prepare_tokens(experiment: Experiment) -> None:
     elif not (out / "tokenizer.json").exists():
         call("chunk-provenance", "tokenizer", out / "seed.jsonl", out / "tokenizer.json",
              "--vocab-size", experiment.vocab_size)  # fmt: skip
-    for name, documents in (("seed", "seed.jsonl"), ("units", "train.jsonl")):
+    stores = (
+        {"units": "train.jsonl"} if experiment.seed_model else {"seed": "seed.jsonl", "units": "train.jsonl"}
+    )
+    for name, documents in stores.items():
         if not (out / "stores" / name).exists():
             (out / "stores").mkdir(exist_ok=True)
             call("chunk-provenance", "build", out / documents, out / "stores" / name,
@@ -287,7 +292,7 @@ def evaluate(experiment: Experiment) -> None:
     ]
     write_json(parts, out / "parts.json")
     write_json(joint, out / "joint.json")
-    data = [experiment.units, "--split", "val", "--length", experiment.chunk_length]
+    data = [link_parts(experiment), "--split", "val", "--length", experiment.chunk_length]
     if not (out / "plan.parquet").exists():
         call("model-merge", "ablate", "plan", out / "plan.parquet", "--parts", out / "parts.json")
     for command, models, table in (
@@ -302,6 +307,17 @@ def evaluate(experiment: Experiment) -> None:
          "--unit-tokens", experiment.steps[1] * config.data.batch_tokens,
          "--parameters", count_parameters(out / model_of(experiment, (0,))),
          "--section", out / "report-section.json", "--overwrite")  # fmt: skip
+
+
+def link_parts(experiment: Experiment) -> Path:
+    """OUT/domains with links to the parts' folders: what else lies beside them is not evaluated."""
+    folder = experiment.out / "domains"
+    folder.mkdir(exist_ok=True)
+    for name in experiment.names:
+        link = folder / name
+        if not link.is_symlink():
+            link.symlink_to((experiment.units / name).resolve(), target_is_directory=True)
+    return folder
 
 
 def model_of(experiment: Experiment, members: tuple[int, ...]) -> str:
