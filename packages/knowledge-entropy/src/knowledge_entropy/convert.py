@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -101,5 +100,7 @@ def convert_weights(native: dict[str, Tensor], config: OlmoConfig) -> dict[str, 
     except KeyError as error:
         raise ValueError(f"the checkpoint lacks the weight {error.args[0]!r} of its configuration") from error
     if native:
-        raise ValueError(f"the checkpoint has {len(native)} weights its configuration has not: {min(native)!r}")
+        raise ValueError(
+            f"the checkpoint has {len(native)} weights its configuration has not: {min(native)!r}"
+        )
     return {name: tensor.contiguous().clone() for name, tensor in tensors.items()}

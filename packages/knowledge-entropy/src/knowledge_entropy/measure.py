@@ -10,7 +10,7 @@ the LM head. Memory: the weights and one layer's activations, chunks of scores o
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -62,6 +62,10 @@ class Options:
             raise ValueError(f"compat {self.compat!r}: expected none or upstream")
         if self.blocks < 1:
             raise ValueError(f"{self.blocks} blocks: expected at least 1")
+
+    def settled(self, blocks: int) -> "Options":
+        """The options that repeat a pass which ended after so many blocks, on the rows it used."""
+        return replace(self, target_se=None, blocks=blocks)
 
     @property
     def eps(self) -> float:
@@ -181,7 +185,7 @@ def measure(
     result = Measurement(
         Coefficients(as_numpy(sums.sums[done]), _divisors(weight, borders[done], options)),
         used,
-        options,
+        options.settled(block + 1),
         as_numpy(attention.sums[done]).sum(0) / weight.sum() if options.attention else None,
         float(as_numpy(next_token[done]).sum() / weight.sum()) if options.next_token else None,
     )

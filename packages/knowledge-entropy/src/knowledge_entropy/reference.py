@@ -92,7 +92,9 @@ def find_checkpoints(models: list[str]) -> list[Reference]:
         found += [Reference(text, None, name) for _, name in steps] or [parse_reference(text)]
     labels = [reference.label for reference in found]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
-        raise ValueError(f"two models of the series are called {twice[0]!r}: rename a folder, or measure apart")
+        raise ValueError(
+            f"two models of the series are called {twice[0]!r}: rename a folder, or measure apart"
+        )
     return found
 
 

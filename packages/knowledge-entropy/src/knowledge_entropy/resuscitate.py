@@ -22,7 +22,13 @@ from knowledge_entropy.families import UpRows, find_up_rows
 from knowledge_entropy.files import write_json
 from knowledge_entropy.reference import INDEX, Reference, build_skeleton, find_file, weight_files
 
-KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+KEPT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+)
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,11 @@ def plan_change(
 
 
 def plan_changes(
-    mean_abs: Float[ndarray, "layer unit"], *, ratio: float, factor: float, max_multiplier: float | None = None
+    mean_abs: Float[ndarray, "layer unit"],
+    *,
+    ratio: float,
+    factor: float,
+    max_multiplier: float | None = None,
 ) -> list[Change]:
     """`plan_change` for every layer."""
     if not 0 <= ratio <= 1:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def measure_series(
                 write_result(path, result, key)
             yield Checkpoint(reference, result)
             tokens = result.tokens
-            rest = replace(options, target_se=None, blocks=len(result.coefficients.block_sums))
+            rest = result.options
 
 
 def result_key(model_sha256: str, tokens: TokenSet, options: Options, dtype: torch.dtype) -> str:
@@ -133,7 +133,7 @@ def read_result(path: Path, tokens: TokenSet, options: Options, key: str) -> Mea
     return Measurement(
         Coefficients(tensors["block_sums"], tensors["block_weights"]),
         tokens.first(int(metadata["rows"])),
-        options,
+        options.settled(len(tensors["block_sums"])),
         tensors.get("attention_entropy"),
         None if next_token is None else float(next_token[0]),
     )
@@ -148,11 +148,16 @@ def write_tables(checkpoints: list[Checkpoint], out: Path) -> None:
     pairs = list(zip([None, *checkpoints[:-1]], checkpoints, strict=True))
     layers = [_layer_columns(one, before) for before, one in pairs]
     columns = {name: np.concatenate([part[name] for part in layers]) for name in LAYER_SCHEMA.names}
-    write_table(_nulls(columns), LAYER_SCHEMA, out / "layers.parquet", "entropies", tokens_sha256=tokens.sha256)
+    write_table(
+        _nulls(columns), LAYER_SCHEMA, out / "layers.parquet", "entropies", tokens_sha256=tokens.sha256
+    )
     rows = [total_row(one, before) for before, one in pairs]
     totals = {name: [row[name] for row in rows] for name in TOTAL_SCHEMA.names}
     write_table(totals, TOTAL_SCHEMA, out / "totals.parquet", "entropy-totals", tokens_sha256=tokens.sha256)
-    write_json({"format": "entropy-series", "version": 1, **describe(checkpoints), "totals": rows}, out / "series.json")
+    write_json(
+        {"format": "entropy-series", "version": 1, **describe(checkpoints), "totals": rows},
+        out / "series.json",
+    )
 
 
 def _layer_columns(one: Checkpoint, before: Checkpoint | None) -> dict[str, ndarray]:
@@ -170,7 +175,9 @@ def _layer_columns(one: Checkpoint, before: Checkpoint | None) -> dict[str, ndar
         **result.layers,
         "change": change.layers if change else nothing,
         "change_se": change.layers_se if change else nothing,
-        "rank_correlation": rank_correlation(before.result.coefficients.mean_abs, mean) if before else nothing,
+        "rank_correlation": rank_correlation(before.result.coefficients.mean_abs, mean)
+        if before
+        else nothing,
         "attention_entropy": nothing if result.attention_entropy is None else result.attention_entropy,
     }
 
@@ -194,7 +201,9 @@ def total_row(one: Checkpoint, before: Checkpoint | None) -> dict[str, Any]:
         "change": change.total if change else None,
         "change_se": change.total_se if change else None,
         "rank_correlation": float(rank_correlation(*means).mean()) if before else None,
-        "attention_entropy": None if result.attention_entropy is None else float(result.attention_entropy.sum()),
+        "attention_entropy": None
+        if result.attention_entropy is None
+        else float(result.attention_entropy.sum()),
         "next_token_entropy": result.next_token_entropy,
     }
     return {name: None if isinstance(cell, float) and np.isnan(cell) else cell for name, cell in row.items()}
@@ -203,7 +212,6 @@ def total_row(one: Checkpoint, before: Checkpoint | None) -> dict[str, Any]:
 def describe(checkpoints: list[Checkpoint]) -> dict[str, Any]:
     """What all checkpoints of a series have in common."""
     result = checkpoints[0].result
-    options = {name: value for name, value in asdict(result.options).items() if name != "blocks"}
     return {
         "tokens": {
             "sha256": result.tokens.sha256,
@@ -212,7 +220,7 @@ def describe(checkpoints: list[Checkpoint]) -> dict[str, Any]:
             "tokens": result.tokens.num_tokens,
             "first_seen_step": result.tokens.first_seen_step,
         },
-        "options": {**options, "blocks": len(result.coefficients.block_sums)},
+        "options": {name: value for name, value in asdict(result.options).items() if name != "target_se"},
         "layers": result.coefficients.mean_abs.shape[0],
         "width": result.coefficients.mean_abs.shape[1],
     }

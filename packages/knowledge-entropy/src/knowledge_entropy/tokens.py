@@ -100,14 +100,15 @@ def require_rows(tokens: TokenSet, rows: int | None) -> TokenSet:
 
 
 def block_borders(num_rows: int, num_blocks: int) -> list[tuple[int, int]]:
-    """Rows cut into `num_blocks` stretches as even as can be, or one a row.
+    """Rows cut into at most `num_blocks` stretches of one length, the last one shorter.
+
+    The first blocks are the blocks of the first rows: a pass that ends early can be repeated.
 
     >>> block_borders(5, 2)
-    [(0, 2), (2, 5)]
+    [(0, 3), (3, 5)]
     """
-    count = min(num_blocks, num_rows)
-    starts = [number * num_rows // count for number in range(count + 1)]
-    return list(pairwise(starts))
+    size = -(-num_rows // num_blocks)
+    return list(pairwise([*range(0, num_rows, size), num_rows]))
 
 
 def batches(
