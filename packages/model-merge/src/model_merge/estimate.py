@@ -7,7 +7,8 @@ from typing import Any
 
 from model_merge.header import TensorInfo, pread_into
 from model_merge.output import lay_out
-from model_merge.plan import BLOCK, MergePlan
+from model_merge.plan import MergePlan
+from model_merge.stream import STEP as BLOCK_ELEMENTS
 from model_merge.stream import WORKSPACE_BYTES
 
 MEASURED_BYTES = 1 << 26
@@ -43,7 +44,7 @@ def estimate(plan: MergePlan, out: Path, *, threads: int, max_shard_bytes: int |
 
 
 def _workspace(num_inputs: int) -> int:
-    return min(num_inputs * BLOCK * 8, WORKSPACE_BYTES) + 3 * BLOCK * 8
+    return min(num_inputs * BLOCK_ELEMENTS * 8, WORKSPACE_BYTES) + 3 * BLOCK_ELEMENTS * 8
 
 
 def measure(plan: MergePlan) -> float:

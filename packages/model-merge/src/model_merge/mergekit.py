@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_merge.averaging import Compat
 from model_merge.chat_templates import choose_template, template_files
 from model_merge.checkpoint import Checkpoint
 from model_merge.checks import IncompatibleError, check, find_meaning_problems
@@ -25,7 +26,6 @@ from model_merge.mergekit_schema import (
 )
 from model_merge.mergekit_slices import Output, Slice, Source, outputs_of
 from model_merge.mergekit_tensors import by_token, infos_of, is_aligned, tensor_plan
-from model_merge.methods.spec import Compat
 from model_merge.plan import MergePlan
 
 OURS = {"random_seed", "compat"}

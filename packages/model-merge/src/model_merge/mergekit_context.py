@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_merge.averaging import Compat
 from model_merge.checkpoint import Checkpoint, open_checkpoint
 from model_merge.mergekit_schema import MergekitFile, ModelReference, ModelToken, OutputModule
 from model_merge.mergekit_tokens import Alignment, align
 from model_merge.mergekit_values import check_settings
 from model_merge.methods import METHODS
-from model_merge.methods.spec import Compat, Method
+from model_merge.methods.spec import Method
 
 
 @dataclass(frozen=True)

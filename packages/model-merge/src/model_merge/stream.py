@@ -29,6 +29,8 @@ from model_merge.plan import BLOCK, Kernel, MergePlan, TensorPlan
 
 CHUNK = 1 << 22
 """Elements per chunk."""
+STEP = 1 << 17
+"""Elements a thread computes at a time: few enough for its cache, many enough that threads seldom meet."""
 SYNC_BYTES = 1 << 28
 """Output bytes between two entries of the journal."""
 WORKSPACE_BYTES = 1 << 24
@@ -105,7 +107,7 @@ class Computer:
         self._sums = sums
         self._reader: tuple[str, Reader] | None = None
         self._raw = np.empty(0, dtype=np.uint8)
-        self._scratch = np.empty(BLOCK, dtype=np.uint32)
+        self._scratch = np.empty(STEP, dtype=np.uint32)
 
     def prepare(self, tensor: TensorPlan) -> Kernel | None:
         """Run the statistics passes of a tensor."""
@@ -177,7 +179,7 @@ def tensor_bytes_of(num_bytes: int, size: int, elements: int) -> int:
 def _block_elements(tensor: TensorPlan) -> int:
     """Elements a thread computes at a time."""
     fits = WORKSPACE_BYTES // (max(len(tensor.inputs), 1) * 8)
-    return max(min(BLOCK, fits), 1 << 10)
+    return max(min(STEP, fits), 1 << 10)
 
 
 def _pwrite(descriptor: int, buffer: memoryview, offset: int) -> None:

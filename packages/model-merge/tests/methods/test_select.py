@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from model_merge.methods.select import EVERYTHING, NOTHING, Cut, largest
+from model_merge.methods.select import EVERYTHING, NOTHING, Cut, every, largest
 from model_merge.plan import BLOCK
 
 
@@ -18,9 +18,9 @@ def by_sorting(values, k):
 
 
 def streams_of(columns, block=BLOCK):
-    def streams():
+    def streams(step):
         for start in range(0, len(columns[0]), block):
-            yield start, [column[start : start + block] for column in columns]
+            yield start, every(step, start, [column[start : start + block] for column in columns])
 
     return streams
 
@@ -85,7 +85,7 @@ def test_a_chunk_from_the_middle_keeps_what_the_whole_keeps():
 
 
 def test_none_and_all_cost_no_pass():
-    def never():
+    def never(step):
         raise AssertionError
 
     assert largest(never, [[0, 4], [4]], size=4) == [[NOTHING, EVERYTHING], [EVERYTHING]]

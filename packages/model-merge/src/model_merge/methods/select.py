@@ -14,9 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from model_merge.dtypes import Values
+
 Magnitudes = npt.NDArray[np.float32]
-Streams = Callable[[], Iterator[tuple[int, list[Magnitudes]]]]
-"""Called once a pass: (flat start, magnitudes of every stream there), in order."""
+Streams = Callable[[int], Iterator[tuple[int, list[Magnitudes]]]]
+"""Called once a pass: (flat start, magnitudes of every stream there), in order; of every so many-th
+element."""
 
 LOW_BITS = 15
 PENDING = 1 << 18
@@ -54,12 +57,16 @@ NOTHING = Cut(float("inf"), -1)
 
 
 class Histogram:
-    """Counts of small integers, added in batches: `np.bincount` pays for every bin at every call."""
+    """Counts of small integers, added in batches; as long as they are few they are kept as they are.
+
+    (`np.bincount` pays for every bin at every call.)
+    """
 
     def __init__(self, bins: int) -> None:
         """Start with nothing counted."""
         self.bins = bins
-        self._counts = np.zeros(bins, np.int64)
+        self.total = 0
+        self._counts: npt.NDArray[np.int64] | None = None
         self._pending: list[npt.NDArray[np.uint32]] = []
         self._num_pending = 0
 
@@ -67,18 +74,27 @@ class Histogram:
         """Count `values`, all below `bins`."""
         self._pending.append(values)
         self._num_pending += len(values)
+        self.total += len(values)
         if self._num_pending >= PENDING:
             self._flush()
 
-    def counts(self) -> npt.NDArray[np.int64]:
-        """How often each integer was added."""
-        self._flush()
-        return self._counts
-
-    def _flush(self) -> None:
+    def _flush(self) -> npt.NDArray[np.int64]:
+        counts = np.zeros(self.bins, np.int64) if self._counts is None else self._counts
         if self._pending:
-            self._counts += np.bincount(np.concatenate(self._pending), minlength=self.bins)
-        self._pending, self._num_pending = [], 0
+            counts += np.bincount(np.concatenate(self._pending), minlength=self.bins)
+        self._counts, self._pending, self._num_pending = counts, [], 0
+        return counts
+
+    def find_largest(self, wanted: int) -> tuple[int, int, int]:
+        """The `wanted`-th largest (from 1) of the `total`, how many are larger, and how many equal."""
+        if self._counts is None:
+            values = np.concatenate(self._pending)
+            found = int(np.partition(values, len(values) - wanted)[len(values) - wanted])
+            return found, int(np.count_nonzero(values > found)), int(np.count_nonzero(values == found))
+        at_least = np.cumsum(self._flush()[::-1])
+        place = int(np.searchsorted(at_least, wanted))
+        above = int(at_least[place - 1]) if place else 0
+        return self.bins - 1 - place, above, int(at_least[place]) - above
 
 
 @dataclass
@@ -96,7 +112,7 @@ def largest(streams: Streams, ks: Sequence[Sequence[int]], *, size: int) -> list
     """For every stream and every k asked of it, the cut that keeps its k largest of `size` elements.
 
     >>> values = np.array([1, 5, 3, 3, 3], np.float32)
-    >>> largest(lambda: iter([(0, [values])]), [[2, 3]], size=5)
+    >>> largest(lambda step: iter([(0, every(step, 0, [values]))]), [[2, 3]], size=5)
     [[Cut(threshold=3.0, last=2), Cut(threshold=3.0, last=3)]]
     """
     searches = {
@@ -126,17 +142,16 @@ def _find_by_sample(streams: Streams, searches: list[_Search], size: int) -> lis
         if high - low < MAX_BINS
     ]
     above = [0] * len(counted)
-    for _, magnitudes in streams() if counted else ():
+    for _, magnitudes in streams(1) if counted else ():
         for i, (search, low, high, histogram) in enumerate(counted):
             keys = magnitudes[search.stream].view(np.uint32)
             above[i] += int(np.count_nonzero(keys > np.uint32(high)))
             offsets = keys - np.uint32(low)  # wraps round below
             histogram.add(offsets[offsets <= np.uint32(high - low)])
     for (search, low, _, histogram), num_above in zip(counted, above, strict=True):
-        counts = histogram.counts()
-        if num_above < search.wanted <= num_above + int(counts.sum()):
+        if num_above < search.wanted <= num_above + histogram.total:
             search.wanted -= num_above
-            search.key = low + _descend(search, counts)
+            search.key = low + _descend(search, histogram)
         else:
             missed.append(search)
     return missed
@@ -146,10 +161,15 @@ def _sample(streams: Streams, wanted: set[int], size: int) -> dict[int, npt.NDAr
     """Every so many-th key of each stream; all of a small tensor. An odd step meets all columns."""
     step = -(-size // SAMPLE) | 1
     parts: dict[int, list[npt.NDArray[np.uint32]]] = {stream: [] for stream in wanted}
-    for flat_start, magnitudes in streams() if wanted else ():
+    for _, magnitudes in streams(step) if wanted else ():
         for stream, taken in parts.items():
-            taken.append(magnitudes[stream].view(np.uint32)[-flat_start % step :: step].copy())
+            taken.append(magnitudes[stream].view(np.uint32))
     return {stream: np.concatenate(taken) for stream, taken in parts.items()}
+
+
+def every(step: int, flat_start: int, values: list[Values]) -> list[Values]:
+    """Of the elements from `flat_start` on those at multiples of `step`."""
+    return [value[-flat_start % step :: step] for value in values] if step > 1 else values
 
 
 def _expect(sample: npt.NDArray[np.uint32], wanted: int, size: int) -> tuple[int, int]:
@@ -167,36 +187,34 @@ def _expect(sample: npt.NDArray[np.uint32], wanted: int, size: int) -> tuple[int
 
 def _find_upper_bits(streams: Streams, searches: list[_Search]) -> None:
     histograms = {search.stream: Histogram(1 << 16) for search in searches}
-    for _, magnitudes in streams():
+    for _, magnitudes in streams(1):
         for stream, histogram in histograms.items():
             histogram.add((magnitudes[stream].view(np.uint32) >> LOW_BITS).astype(np.uint16))
     for search in searches:
-        search.key = _descend(search, histograms[search.stream].counts()) << LOW_BITS
+        search.key = _descend(search, histograms[search.stream]) << LOW_BITS
 
 
 def _find_lower_bits(streams: Streams, searches: list[_Search]) -> None:
     histograms = {(search.stream, search.key): Histogram(1 << LOW_BITS) for search in searches}
-    for _, magnitudes in streams():
+    for _, magnitudes in streams(1):
         for (stream, key), histogram in histograms.items():
             offsets = magnitudes[stream].view(np.uint32) - np.uint32(key)  # wraps round below
             histogram.add(offsets[offsets < np.uint32(1 << LOW_BITS)])
     for search in searches:
-        search.key += _descend(search, histograms[search.stream, search.key].counts())
+        search.key += _descend(search, histograms[search.stream, search.key])
 
 
-def _descend(search: _Search, counts: npt.NDArray[np.int64]) -> int:
+def _descend(search: _Search, histogram: Histogram) -> int:
     """The bin that holds the `wanted`-th largest; what lies above it is found."""
-    at_least = np.cumsum(counts[::-1])
-    place = int(np.searchsorted(at_least, search.wanted))
-    search.equals = int(counts[-1 - place])
-    search.wanted -= int(at_least[place]) - search.equals
-    return len(counts) - 1 - place
+    place, above, search.equals = histogram.find_largest(search.wanted)
+    search.wanted -= above
+    return place
 
 
 def _find_last_equal(streams: Streams, searches: list[_Search]) -> None:
     """The place of the last kept among equals."""
     open_searches = searches
-    for flat_start, magnitudes in streams() if searches else ():
+    for flat_start, magnitudes in streams(1) if searches else ():
         for search in open_searches:
             equal = magnitudes[search.stream].view(np.uint32) == np.uint32(search.key)
             found = int(np.count_nonzero(equal))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from model_merge.dtypes import Values
 from model_merge.methods.linear import INT8_MASK, LAMBDA, NORMALIZE_OFF, WEIGHT, nonzero_sum
-from model_merge.methods.select import NOTHING, Cut, Magnitudes, largest
+from model_merge.methods.select import NOTHING, Cut, Magnitudes, every, largest
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import sums
 from model_merge.plan import Inputs, Kernel
@@ -28,9 +28,10 @@ def magnitudes(deltas: Values) -> Magnitudes:
     return np.abs(deltas.astype(np.float32, copy=False))
 
 
-def magnitude_streams(inputs: Inputs) -> Iterator[tuple[int, list[Magnitudes]]]:
+def magnitude_streams(inputs: Inputs, step: int) -> Iterator[tuple[int, list[Magnitudes]]]:
     """The magnitudes of every model's deltas."""
-    for flat_start, values in inputs.blocks():
+    for flat_start, block in inputs.blocks():
+        values = every(step, flat_start, block)
         yield flat_start, [magnitudes(value - values[0]) for value in values[1:]]
 
 
@@ -63,7 +64,7 @@ def ranked_keeps(name: str) -> Callable[[Call, Inputs], list[Keep]]:
 
     def find(call: Call, inputs: Inputs) -> list[Keep]:
         ranks = [kept_ranks(name, model, call.size) for model in call.models]
-        cuts = largest(lambda: magnitude_streams(inputs), ranks, size=call.size)
+        cuts = largest(lambda step: magnitude_streams(inputs, step), ranks, size=call.size)
         return [_inside(outer, None if inner is NOTHING else inner) for inner, outer in cuts]
 
     return find
