@@ -64,4 +64,5 @@ def _ranks(values: Float[ndarray, " unit"]) -> Float[ndarray, " unit"]:
     """Ranks from 1, equal values sharing their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    ranks: ndarray = (last - (counts - 1) / 2)[inverse]
+    return ranks
