@@ -57,7 +57,7 @@ def rank_correlation(
     centred = [one - one.mean(-1, keepdims=True) for one in ranks]
     product = (centred[0] * centred[1]).sum(-1)
     size = np.sqrt((centred[0] ** 2).sum(-1) * (centred[1] ** 2).sum(-1))
-    return np.divide(product, size, out=np.full(len(product), np.nan), where=size > 0)
+    return np.asarray(np.divide(product, size, out=np.full(len(product), np.nan), where=size > 0))
 
 
 def _ranks(values: Float[ndarray, " unit"]) -> Float[ndarray, " unit"]:
