@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 
 TOOL = Path(__file__).resolve().parents[3] / "tools" / "synthetic_wikipedia.py"
-FIELDS = {"person": "People", "place": "Places", "organisation": "Organisations"}
-ANNALS = "Annals"
+FIELDS = {"person": "People", None: "Annals", "place": "Places", "organisation": "Organisations"}
+"""By the type of an article's subject; a year page has none. Works, a line each, make no field."""
 
 
-def write_documents(out: Path, *, num_facts: int, seed: int) -> None:
-    """Write OUT/documents.jsonl (fields and years, for the units) and OUT/seed.jsonl, each atomically."""
-    units = [row for row in articles(num_facts=num_facts, seed=seed) if row["field"]]
+def write_documents(out: Path, *, num_facts: int, parts: int, seed: int) -> None:
+    """Write OUT/documents.jsonl (fields and years, for the parts) and OUT/seed.jsonl, each atomically."""
+    fields = list(FIELDS.values())[:parts]  # no more fields than parts
+    units = [row for row in articles(num_facts=num_facts, seed=seed) if row["field"] in fields]
     write_lines(thin_out(units), out / "documents.jsonl")
     write_lines(articles(num_facts=num_facts, seed=seed + 1), out / "seed.jsonl")
 
 
 def articles(*, num_facts: int, seed: int) -> Iterator[dict[str, Any]]:
-    """The clean texts of an encyclopedia. Works, a line each, have no field and make no unit."""
+    """The clean texts of an encyclopedia, with their field (or none) and year."""
     wikipedia = load_tool()
     rng = np.random.default_rng(seed)
     entities = wikipedia.make_entities(rng, num_facts * 3 // 5)
@@ -37,7 +38,7 @@ def articles(*, num_facts: int, seed: int) -> Iterator[dict[str, Any]]:
         yield {
             "id": f"{seed}:{article.title}",
             "text": article.text,
-            "field": ANNALS if topic is None else FIELDS.get(topic.type),
+            "field": FIELDS.get(topic.type if topic else None),
             "year": int(article.title.split()[2].rstrip(",")) if topic is None else topic.year,
         }
 
@@ -45,12 +46,14 @@ def articles(*, num_facts: int, seed: int) -> Iterator[dict[str, Any]]:
 def thin_out(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Keep as much of the annals, evenly over the years, as there is of people: they would be nine tenths."""
     people = sum(len(row["text"]) for row in rows if row["field"] == FIELDS["person"])
-    annals = [row for row in rows if row["field"] == ANNALS]
+    annals = [row for row in rows if row["field"] == FIELDS[None]]
+    if not annals:
+        return rows
     wanted = people / sum(len(row["text"]) for row in annals)
     kept = {
         row["id"] for number, row in enumerate(annals) if int(number * wanted) < int((number + 1) * wanted)
     }
-    return [row for row in rows if row["field"] != ANNALS or row["id"] in kept]
+    return [row for row in rows if row["field"] != FIELDS[None] or row["id"] in kept]
 
 
 def write_lines(rows: Any, path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from chunk_provenance import DataOrder
 from chunk_provenance.analysis import AnalysisSettings, analyze
-from chunk_provenance.analysis_section import analysis_section
+from chunk_provenance.analysis_section import analysis_section, analysis_sections
 from chunk_provenance.facts import Evidence, FactChunks
 from chunk_provenance.formats import FormatError
 from chunk_provenance.matching import LATE, NO_CHUNKS, NOT_ASKED, UNKNOWN
@@ -279,14 +279,34 @@ def test_the_tables_have_a_column_or_a_table_a_model(many):
     assert rho["rows"][2][1].startswith("1.000")
 
 
+def test_one_checkpoint_gives_accuracy_and_says_that_nothing_can_change(small):
+    order, facts, answers = small
+    result = analyze(order, facts, answers.filter(pc.equal(answers["step"], 2)))
+    assert (result.intervals.num_rows, result.intervals_summed.num_rows) == (0, 0)
+    assert rows_of(result.accuracy, "step", "known", by="all", unit="fact") == [(2, 2)]
+    changes = analysis_sections(result)[2]
+    assert (changes["tables"], changes["figures"]) == ([], [])
+    assert changes["summary"] == "There are answers at one checkpoint only: learning and forgetting need two."
+
+
 def test_injected_rows_are_counted_as_not_counted(small):
     _, facts, answers = small
     result = analyze(make_order([*BATCHES, [-1, -2, 0]]), facts, answers)
     assert result.info["injected_rows"] == 2
 
 
+def test_chunks_that_are_never_trained_on_are_counted(small):
+    _, facts, answers = small
+    result = analyze(make_order([[0, 1], [5, 3], [0, 4], [5, 6]]), facts, answers)  # b's chunk 2 is missing
+    assert result.info["notes"] == ["1 of the 2 chunks that state a fact are never trained on"]
+
+
 def test_inputs_that_do_not_belong_together_are_refused(small):
     order, facts, answers = small
+    with pytest.raises(
+        FormatError, match=r"none of the 2 chunks that state a fact .*ids go up to 99\): the facts"
+    ):
+        analyze(make_order([[98, 99], [97, 96], [95], [94]]), facts, answers)
     with pytest.raises(FormatError, match="belongs to the chunk store other"):
         analyze(make_order(BATCHES, "other"), facts, answers)
     with pytest.raises(ValueError, match="the answers are of steps 2 to 4, the data order has 1 updates"):
@@ -308,6 +328,8 @@ def test_answers_that_come_twice_or_are_missing_are_refused_with_the_model(small
         analyze(order, facts, pa.concat_tables([named, named.slice(0, 1)]))
     with pytest.raises(FormatError, match="'a1' has no answer at step 0"):
         analyze(order, facts, answers.slice(1))
+    with pytest.raises(FormatError, match=r"model 'm': no answers at the steps \[3\], there are \[0, 2, 4\]"):
+        analyze(order, facts, named, settings=AnalysisSettings(bounds=[0, 3]))
 
 
 @pytest.mark.parametrize("edges", [(1, 10), (), (0, 10, 10)])

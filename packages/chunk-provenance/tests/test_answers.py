@@ -54,6 +54,23 @@ def test_verdicts_under_any_name_are_the_same_from_every_form(tmp_path, write):
         assert table.schema.equals(ANSWERS)
 
 
+def test_the_types_that_pandas_and_polars_write_are_read(tmp_path):
+    columns = {
+        "step": pa.array([0.0, 1000.0]),
+        "fact_id": pa.array(["a", "b"], pa.large_string()),
+        "correct": pa.array([True, False]),
+        "model": pa.array(["m", "m"]).dictionary_encode(),
+        "probe_id": pa.array([7, 8]),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    table = read_answers(tmp_path / "a.parquet")
+    assert ranks(table) == [(0, "a", "7", 1), (1000, "b", "8", 2)]
+    assert table["model"].to_pylist() == ["m", "m"]
+    pq.write_table(pa.table({**columns, "step": columns["model"]}), tmp_path / "b.parquet")
+    with pytest.raises(FormatError, match="row 1 has the step 'm'"):
+        read_answers(tmp_path / "b.parquet")
+
+
 @pytest.mark.parametrize("words", [("1", "0"), ("True", "False"), ("yes", "NO"), ("1.0", "0.0")])
 def test_verdicts_may_be_words(write, words):
     path = write("a.csv", "step,fact_id,correct", f"0,a,{words[0]}", f"0,b,{words[1]}")

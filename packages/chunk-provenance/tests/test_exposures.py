@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunk_provenance import DataOrder
+from chunk_provenance.chunk_updates import chunk_updates
 from chunk_provenance.csr import gather, offsets_of
 from chunk_provenance.exposures import find_exposures, updates_of_chunks
-from chunk_provenance.inversion import invert, place_chunks
 
 
 @pytest.fixture
@@ -86,16 +86,14 @@ def test_the_updates_of_chunks_are_those_of_the_order(order):
     assert run.steps_of(1).tolist() == [1, 2]
 
 
-def test_chunks_repeated_within_an_epoch_fill_layers_and_what_is_rare_is_spilt(order):
-    run = order([[0, 1, 2, 3, 4], [0, 1], [0], [1]])
-    inverse = invert(run, place_chunks(np.arange(5)))
-    # The last update of every chunk; of what is left, chunk 0 in 1 and 2, chunk 1 in 1 and 2, the last again;
-    # then two of five are left, still a quarter: a third layer.
-    assert [layer.tolist() for layer in inverse.layers] == [[3, 4, 1, 1, 1], [2, 2, 0, 0, 0], [1, 1, 0, 0, 0]]
-    assert not len(inverse.spill)
-    inverse = invert(run, place_chunks(np.arange(9)))  # two of nine are not
-    assert len(inverse.layers) == 2
-    assert (inverse.spill_offsets.tolist(), inverse.spill.tolist()) == ([0, 1, 2] + [2] * 7, [1, 1])
+def test_a_grid_has_as_many_columns_as_a_quarter_of_the_chunks_fills(order):
+    run = order([[0, 1, 2, 3, 4], [0, 1, 1], [0], [1]])  # chunk 1 twice in an update counts once
+    grid = chunk_updates(run, np.arange(5)).grid()  # a quarter of five is one chunk
+    assert grid.cells.tolist() == [[1, 2, 3], [1, 2, 4], [1, 0, 0], [1, 0, 0], [1, 0, 0]]
+    assert not len(grid.spill)
+    grid = chunk_updates(run, np.arange(12)).grid()  # of twelve, three; only two have a second update
+    assert grid.cells.tolist() == [[1]] * 5 + [[0]] * 7
+    assert (grid.spill_offsets.tolist(), grid.spill.tolist()) == ([0, 2, 4] + [4] * 10, [2, 3, 2, 4])
 
 
 def slow_exposures(batches, masked, chunks, fact_ids):
@@ -118,7 +116,7 @@ def test_exposures_equal_the_slow_twin(data):
     masked = data.draw(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), max_size=4))
     fact_ids = data.draw(st.lists(st.sampled_from("abcd"), unique=True))
     chunks = data.draw(st.lists(st.tuples(st.sampled_from("abcde"), st.integers(0, 8)), max_size=12))
-    starts = data.draw(st.sets(st.integers(0, 6)))  # where epochs begin is no more than a hint
+    starts = data.draw(st.sets(st.integers(0, len(batches))))  # where epochs begin is no more than a hint
     big = data.draw(st.sampled_from([1, 1 << 40]))  # ids too sparse for a table
     run = make_order([[chunk * big for chunk in batch] for batch in batches], None, sorted(starts))
     if masked:

@@ -302,3 +302,7 @@ def test_a_mixture_goes_the_way_of_a_store_on_the_command_line(stores, tmp_path,
     assert "  chunk 0 of the store books\n" in run_cli("show", "mixture", "--chunk", chunk)[1]
     code, _, errors = run_cli("order", "wiki", "order", "--batch-tokens", 32, "--epochs", 3)
     assert (code, "is another data order" in errors) == (2, True)
+    code, _, errors = run_cli(
+        "order", "mixture", "o", "--batch-tokens", 32, "--epochs", 1, "--curriculum", "natural"
+    )
+    assert (code, "a --curriculum orders one chunk store, this is a mixture" in errors) == (2, True)

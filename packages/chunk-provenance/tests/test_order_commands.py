@@ -173,6 +173,15 @@ def test_a_step_is_shown_as_the_tokenizer_decodes_its_rows(decoding_store, tmp_p
     assert (row["decoded"], row["text"], row["held_out"]) == ("Ada met Bob.", "Ada met Bob.", False)
 
 
+@pytest.mark.parametrize("decoding_store", [True], indirect=True)
+def test_an_order_with_a_chunk_that_the_store_lacks_is_refused_when_it_is_shown(
+    decoding_store, tmp_path, run_cli
+):
+    save_order(DataOrder(np.array([0, 2]), np.array([1, 2]), np.array([0])), tmp_path / "order")
+    code, _, errors = run_cli("show", decoding_store.path, "--order", tmp_path / "order", "--step", 1)
+    assert (code, "no chunk 2 in" in errors) == (2, True)
+
+
 @pytest.mark.parametrize("decoding_store", [True, False], indirect=True)
 def test_an_index_of_the_same_text_agrees_and_a_shifted_one_is_shown(decoding_store, tmp_path, run_cli):
     index = tmp_path / "index.jsonl"
@@ -199,6 +208,11 @@ def test_an_index_of_the_same_text_agrees_and_a_shifted_one_is_shown(decoding_st
             ],
         },
     )
+    hits = tmp_path / "hits.json"
+    hits.write_text(
+        '{"total": 9, "hits": [{"chunk_id": 0, "score": 1, "text": "Ada met Bob."}]}', encoding="utf-8"
+    )
+    assert run_cli("align", decoding_store.path, hits)[:2] == (0, "1 of 1 rows agree\n")
     assert run_cli("align", decoding_store.path, index, "--sample", 1)[1].startswith(("0 of 1", "1 of 1"))
 
 

@@ -337,6 +337,8 @@ def with_entities(value):
             "offsets are no list of pairs of numbers",
         ),
         (GOOD.replace(b"[],", b"[,"), "entities are no JSON"),
+        (GOOD.replace(b"[],", b"[" * 100_000 + b","), "entities are no JSON"),
+        (GOOD.replace(b"(3, 9)", b"(3, 9" + b"9" * 300 + b")"), "offsets beyond any text"),
         (GOOD.replace(b"[],", b"{},"), "entities are not as LMEnt writes them"),
         (with_entities([{"char_start": 1}]), "entities are not as LMEnt writes them"),
         (

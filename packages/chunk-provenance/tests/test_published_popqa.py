@@ -152,6 +152,7 @@ def test_the_chunks_are_written_and_read_back_as_fact_chunks(tmp_path):
         ({"answer_chunks": [["a"], [], []]}, "'answer_chunks' holds string"),
         ({"answer_chunks": [1, 2, 3]}, "'answer_chunks' is int64, expected lists of chunk ids"),
         ({"possible_answers": ["politician", "[]", "[]"]}, "row 0: 'possible_answers' is 'politician'"),
+        ({"possible_answers": ["[" * 100_000, "[]", "[]"]}, r"row 0: 'possible_answers' is '\[\[\["),
         ({"possible_answers": ["[1]", "[]", "[]"]}, r"row 0: 'possible_answers' is '\[1\]', no JSON list"),
         ({"s_pop": ["many", "1", "2"]}, "column 's_pop' is string"),
     ],

@@ -281,3 +281,10 @@ def test_a_file_that_is_no_section_is_refused(tmp_path, content):
         read_section(tmp_path / "s.json")
     with pytest.raises(FileNotFoundError, match="no report section at"):
         read_section(tmp_path / "t.json")
+
+
+def test_a_logarithmic_axis_of_less_than_a_power_of_ten_has_plain_numbers():
+    series = [{"label": "all", "x": [8e18, 1.5e19, 3e19], "y": [1, 2, 3]}]
+    drawn = draw_svg({"title": "t", "kind": "line", "x_scale": "log", "series": series})
+    assert "mathdefault" not in drawn
+    assert [label for label in ("1e19", "2e19") if label in drawn] == ["1e19", "2e19"]

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chunk_provenance import DataOrder
+from chunk_provenance.order_questions import lment_readme_rows
 
 
 def look_up_slowly(order):
@@ -49,6 +50,12 @@ def test_a_checkpoint_has_seen_what_its_updates_trained_on(order):
     for step in range(order.num_updates + 1):
         expected = sorted(chunk for chunk, updates in slow.items() for u in updates if u <= step)
         assert sorted(order.seen_by(step).tolist()) == expected
+
+
+def test_an_order_without_epochs_is_asked_like_one_of_one_epoch():
+    order = DataOrder(np.array([0, 2, 3]), np.array([1, 0, 1]), np.array([]))
+    assert order.steps_of(1).tolist() == [1, 2]
+    assert [value.tolist() for value in lment_readme_rows(order, np.array([2]))] == [[1], [1]]
 
 
 def test_a_chunk_that_repeats_inside_an_epoch_keeps_all_its_updates():

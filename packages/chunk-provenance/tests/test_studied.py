@@ -97,7 +97,10 @@ def test_questions_with_the_same_subject_and_answer_are_one_fact(popqa):
         ("Q1|Q9", 1),
         ("Q1|Q9", 2),
     }
-    assert studied.notes == ("4 questions ask for 3 (subject, answer) pairs",)
+    assert studied.notes == (
+        "4 questions ask for 3 (subject, answer) pairs",
+        "2 facts have no chunk that names both subject and answer",
+    )
 
 
 def test_a_table_of_chunks_is_the_same_from_every_form_and_kind_may_be_left_out(tmp_path):
@@ -136,3 +139,10 @@ def test_a_mistake_in_the_table_of_chunks_is_named(tmp_path, text, message):
     (tmp_path / "f.csv").write_text(text, encoding="utf-8")
     with pytest.raises(FormatError, match=message):
         open_studied_facts(tmp_path / "f.csv")
+
+
+def test_a_file_that_is_neither_is_refused_with_the_columns_it_has(tmp_path):
+    pq.write_table(pa.table({"id": [1], "question": ["?"]}), tmp_path / "f.parquet")
+    message = r"lacks the fact-chunks columns \['fact_id', 'chunk_id'\], it has \['id', 'question'\]"
+    with pytest.raises(FormatError, match=message):
+        open_studied_facts(tmp_path / "f.parquet")

@@ -19,7 +19,6 @@ from model_merge.methods import METHODS
 from model_merge.methods.spec import settle
 from model_merge.plan import BLOCK
 
-CHUNK = 1 << 20
 WEIGHTED = [{"weight": weight, "density": 0.5, "gamma": 0.01} for weight in (0.4, 0.3, 0.2, 0.1)]
 CASES: list[tuple[str, int, bool, dict[str, Any]]] = [
     ("linear", 4, False, {}),
@@ -97,8 +96,8 @@ def measure(
     size = call.size
     started = time.process_time()
     kernel = method.build(call)(inputs)
-    for start in range(0, size, CHUNK):
-        encode(kernel(start, inputs.read(start, min(start + CHUNK, size))), "BF16")
+    for start in range(0, size, BLOCK):
+        encode(kernel(start, inputs.read(start, min(start + BLOCK, size))), "BF16")
     return time.process_time() - started
 
 

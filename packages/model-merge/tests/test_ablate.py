@@ -327,3 +327,28 @@ def test_planning_does_not_import_torch(parts, tmp_path):
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, capture_output=True).returncode == 0
     assert (tmp_path / "p.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("missing", "command", "message"),
+    [
+        ("torch", ["perplexity", "m", "d", "o"], "error: this needs torch: pip install 'model-merge[eval]'"),
+        (
+            "pyarrow",
+            ["ablate", "plan", "p", "--parts", "a=b"],
+            "error: this needs pyarrow: pip install 'model-merge[ablate]'",
+        ),
+        (
+            "scipy",
+            ["ablate", "report", "r", "j", "o"],
+            "error: this needs scipy: pip install 'model-merge[ablate]'",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named(missing, command, message):
+    code = (
+        f"import sys; sys.modules[{missing!r}] = None; from model_merge import cli; "
+        f"sys.argv[1:] = {command!r}; cli.main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr.strip()) == (2, message)

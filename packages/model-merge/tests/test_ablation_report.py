@@ -183,7 +183,8 @@ def test_pooling_over_domains_flatters_and_centring_shows_it():
 def test_baselines_are_the_mean_perplexity_and_the_best_members():
     comparison = join(*exact_tables())
     row = comparison.mixtures.index(frozenset({"art", "sea"}))
-    alone = np.array([[truth_of((part,), domain) + 0.3 for domain in comparison.domains] for part in ("art", "sea")])
+    domains = comparison.domains
+    alone = np.array([[truth_of((part,), domain) + 0.3 for domain in domains] for part in ("art", "sea")])
     np.testing.assert_allclose(comparison.proxies[MEAN][row], np.log(np.exp(alone).mean(axis=0)))
     np.testing.assert_allclose(comparison.proxies[BEST][row], alone.min(axis=0))
 
@@ -220,15 +221,25 @@ def test_tables_that_were_scored_differently_are_refused():
 
 
 def test_tables_with_nothing_in_common_are_refused():
-    merges, joint = exact_tables()
+    merges, _ = exact_tables()
     with pytest.raises(ValueError, match="no domain in common"):
         join(merges, table({(("art", "law"), "elsewhere"): 3.0}))
     with pytest.raises(ValueError, match="no merge of two or more parts"):
         join(merges, table({(("art", "moon"), "poems"): 3.0}))
 
 
+def test_merges_of_the_same_parts_with_other_weights_are_not_mixed_up():
+    merges, joint = exact_tables()
+    again = table({(("art", "law"), "poems"): 2.0})
+    with pytest.raises(
+        ValueError, match=r"'art\+law' is there several times \(uniform, with other numbers on"
+    ):
+        join(make_table([*merges.to_pylist(), *again.to_pylist()]), joint)
+    same = make_table([*merges.to_pylist(), *merges.to_pylist()])
+    assert len(join(same, joint).mixtures) == 11
+
+
 def test_the_greedy_soup_is_found_in_the_table():
-    """By hand: war alone is best; with sea, then law, then art the mean falls on, as more parts help."""
     merges, joint = exact_tables()
     report, _ = make_report(merges, joint, resamples=5)
     losses = {m: np.mean([truth_of(m, d) + 0.3 for d in DOMAINS]) for m in subsets(1)}

@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -143,3 +146,35 @@ def test_a_config_that_is_no_object_is_refused(write_checkpoint, content):
     (folder / "config.json").write_text(content, encoding="utf-8")
     with pytest.raises(FormatError, match=r"config.json' is no JSON"):
         open_checkpoint(folder)
+
+
+HUB = """
+import sys
+from model_merge.checkpoint import open_checkpoint
+for reference in sys.argv[1:]:
+    try:
+        print(list(open_checkpoint(reference).tensors))
+    except (OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}")
+"""
+
+
+def test_a_repository_of_the_hub_is_opened_from_its_cache(write_checkpoint, tmp_path):
+    pytest.importorskip("huggingface_hub", reason="the extra `hub` is not installed")
+    repository = tmp_path / "hub" / "models--owner--name"
+    for folder, revision, name in (("", "a" * 40, "w"), ("step5", "b" * 40, "v")):
+        snapshot = repository / "snapshots" / revision / folder
+        snapshot.parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(f"from-{name}", {name: W}, config={"name": name}).rename(snapshot)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("a" * 40, encoding="utf-8")
+    (repository / "refs" / "early").write_text("b" * 40, encoding="utf-8")
+    environment = os.environ | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    references = ["owner/name", "owner/name@early:step5", "owner/other"]
+    command = [sys.executable, "-c", HUB, *references]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    one, two, missing = ended.stdout.splitlines()
+    assert (one, two) == ("['w']", "['v']")
+    assert missing.startswith(
+        "FileNotFoundError: no folder 'owner/other' on this disk, and none from the hub: "
+    )

@@ -1,8 +1,8 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -21,8 +21,10 @@ def tiny(**sizes):
 
 
 @pytest.fixture
-def state():
-    return load_file(GOLDEN / "convert_in.safetensors")
+def state(tmp_path, load_tensors):
+    (tmp_path / "golden").mkdir()
+    shutil.copy(GOLDEN / "convert_in.safetensors", tmp_path / "golden")
+    return {name: array.copy() for name, array in load_tensors(tmp_path / "golden").items()}
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import ml_dtypes
@@ -272,6 +273,31 @@ def test_merge_json_says_what_went_in(pair, tmp_path):
     assert (content["tensors"], content["parameters"]) == (3, 6000)
 
 
+def test_merge_json_says_what_the_inputs_were_trained_on(pair, tmp_path):
+    from hashlib import sha256
+
+    run, macro = tmp_path / "run", tmp_path / "macro"
+    (run / "order").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 1\n", encoding="utf-8")
+    (run / "order" / "order.json").write_text('{"store_sha256": "abc"}', encoding="utf-8")
+    (run / "order" / "ids.npy").write_bytes(b"ids")
+    pair[0].rename(run / "step10")
+    first = execute(plan([run / "step10", pair[1]]), tmp_path / "out")
+    hashes = {path.name: sha256(path.read_bytes()).hexdigest() for path in (run / "order").iterdir()}
+    listed = f"ids.npy {hashes['ids.npy']}\norder.json {hashes['order.json']}\n"
+    assert [one["training"] for one in first["inputs"]] == [
+        {
+            "step": "step10",
+            "config_file_sha256": sha256(b"seed: 1\n").hexdigest(),
+            "order_sha256": sha256(listed.encode()).hexdigest(),
+            "store_sha256": "abc",
+        },
+        None,
+    ]
+    second = execute(plan([tmp_path / "out", pair[1]]), macro)
+    assert second["inputs"][0]["training"] == {"merge": first["expression"]}
+
+
 def test_errors_of_the_disk_that_are_no_lack_of_room_are_not_disguised(pair, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(errno.EIO, "Input/output error")
@@ -279,3 +305,28 @@ def test_errors_of_the_disk_that_are_no_lack_of_room_are_not_disguised(pair, tmp
     monkeypatch.setattr(executing, "_sync_folder", fail)
     with pytest.raises(OSError, match="Input/output error"):
         execute(plan(pair), tmp_path / "out")
+
+
+def test_a_small_disk_that_another_program_fills_leaves_nothing_under_the_final_name(pair, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs the rights of an administrator")
+    try:
+
+        def fill(written):
+            with suppress(OSError):
+                (disk / "other").write_bytes(bytes(64 << 10))
+
+        with pytest.raises(DiskFullError, match=r"No space left on device. Nothing is under that name"):
+            execute(plan(pair), disk / "out", threads=1, chunk_elements=400, sync_bytes=1600, progress=fill)
+        assert sorted(path.name.partition("-")[0] for path in disk.iterdir()) == ["other", "out.partial"]
+        (disk / "other").unlink()
+        execute(plan(pair), disk / "out", chunk_elements=400)
+        execute(plan(pair), tmp_path / "whole")
+        assert content_of(disk / "out") == content_of(tmp_path / "whole")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

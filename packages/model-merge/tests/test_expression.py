@@ -68,7 +68,7 @@ def test_as_many_weights_as_models_are_wanted():
 
 
 def test_a_method_that_is_not_linear_is_not_flattened():
-    with pytest.raises(ValueError, match="ties is not linear: write it into a folder"):
+    with pytest.raises(ValueError, match="ties is not linear: it has no weights"):
         flatten(average([A, Nonlinear("ties", (A, B))]))
 
 
@@ -82,7 +82,7 @@ def test_an_expression_survives_json():
         [
             average([A, B], [Fraction(1, 3), Fraction(2)]),
             Linear(((Fraction(1), C),), normalise=False),
-            Nonlinear("slerp", (A, B), {"t": 0.5}, has_base=True),
+            Nonlinear("slerp", (A,), B, {"t": 0.5}),
         ]
     )
     assert from_json(to_json(expression)) == expression
@@ -96,3 +96,33 @@ def test_the_steps_of_a_run_come_in_the_order_of_their_numbers(tmp_path):
     assert run_checkpoints(tmp_path, last=2) == [f"{tmp_path}:step10", f"{tmp_path}:step100"]
     with pytest.raises(FileNotFoundError, match="holds 4 folders called step and a number, 5 are wanted"):
         run_checkpoints(tmp_path, last=5)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        3,
+        {},
+        {"model": 3},
+        {"sum": 3},
+        {"sum": [], "weights": 1},
+        {"method": "ties"},
+        {"method": "ties", "of": "a"},
+    ],
+)
+def test_what_is_no_expression_is_refused(content):
+    with pytest.raises(ValueError, match="is no merge expression: expected a model"):
+        from_json(content)
+
+
+@pytest.mark.parametrize("term", [3, {}, {"weight": 1}, {"of": "a", "wieght": 1}])
+def test_what_is_no_term_of_a_sum_is_refused(term):
+    with pytest.raises(ValueError, match="is no term of a sum"):
+        from_json({"sum": [term]})
+
+
+def test_a_user_may_write_numbers_and_names():
+    written = {"sum": [{"weight": 0.1, "of": "a"}, {"of": {"sum": [{"weight": "1/3", "of": "b"}]}}]}
+    assert from_json(written) == Linear(((Fraction(1, 10), A), (Fraction(1), Linear(((Fraction(1, 3), B),)))))
+    with pytest.raises(ValueError, match="divides by zero"):
+        from_json({"sum": [{"weight": "1/0", "of": "a"}]})

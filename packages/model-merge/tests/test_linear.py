@@ -192,3 +192,16 @@ def test_integers_that_agree_are_copied_and_others_are_named(merge, write_checkp
             "numbers and can only be copied: ids (I64)"
         )
     ]
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2, np.float16])
+def test_narrow_floats_are_averaged_as_the_numbers_they_are(merge, write_checkpoint, dtype):
+    values = [
+        np.array([1.0, -2.0, 3.0, 0.25], dtype=np.float32),
+        np.array([4.0, 1.0, 1.0, 0.5], dtype=np.float32),
+    ]
+    leaves = [Leaf(str(write_checkpoint(f"m{i}", {"w": one.astype(dtype)}))) for i, one in enumerate(values)]
+    found = merge(average(leaves))["w"]
+    assert found.dtype == dtype
+    assert found.tolist() == ((values[0] + values[1]) / 2).astype(dtype).tolist()
+    assert merge(average(leaves), dtype="F32")["w"].tolist() == [2.5, -0.5, 2.0, 0.375]

@@ -1,3 +1,4 @@
+import json
 import shutil
 from fractions import Fraction
 
@@ -12,7 +13,7 @@ from model_merge.expression import Leaf, average
 from model_merge.linear import plan_linear
 from model_merge.resident import count_uses, find_inexact, make_resident, round_once
 from model_merge.running_sum import Reach
-from model_merge.subsets import Merge, list_family
+from model_merge.subsets import Merge, list_family, uniform
 
 F32 = ["olmo2_m1", "olmo2_m2", "olmo2_m3"]
 BF16 = ["olmo2_bf16_m1", "olmo2_bf16_m2", "olmo2_bf16_m3"]
@@ -142,6 +143,32 @@ def test_nan_and_infinity_are_refused_with_tensor_and_part(golden, tmp_path, wri
     checkpoints = [*open_all(golden, F32[1:]), open_checkpoint(folder)]
     with pytest.raises(ValueError, match=r"'model.norm.weight' of .*broken' holds NaN or infinite values"):
         make_resident(checkpoints, list_family("all", F32))
+    resident = make_resident(checkpoints, [uniform([0], 3), uniform([2], 3)])
+    resident.become(uniform([0], 3))
+    with pytest.raises(ValueError, match=r"'model.norm.weight' has NaN, infinite values or"):
+        resident.become(uniform([2], 3))
+
+
+def test_a_tied_head_follows_its_embedding(golden, tmp_path, write_safetensors, load_tensors):
+    folders = []
+    for name in F32[:2]:
+        folder = tmp_path / name
+        folder.mkdir()
+        tensors = load_tensors(golden / "models" / name)
+        del tensors["lm_head.weight"]
+        write_safetensors(folder / "model.safetensors", tensors)
+        config = json.loads((golden / "models" / name / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(
+            json.dumps(config | {"tie_word_embeddings": True}), encoding="utf-8"
+        )
+        folders.append(folder)
+    checkpoints = [open_checkpoint(folder) for folder in folders]
+    merge = uniform([0, 1], 2)
+    resident = make_resident(checkpoints, [merge])
+    resident.become(merge)
+    assert_is_merge(resident, checkpoints, merge, "F32")
+    embedding = merged_bytes(checkpoints, "model.embed_tokens.weight", merge, "F32")
+    assert bytes_of(resident.model.get_output_embeddings().weight.view(-1)) == embedding
 
 
 def test_parts_that_differ_are_refused_with_all_that_differs(write_checkpoint):
@@ -172,7 +199,7 @@ def test_a_merge_beyond_the_models_type_is_refused(golden):
     merge = Merge((1e38, -1e38, 1.0), 1.0, "weighted")
     checkpoints = open_all(golden, F32)
     resident = make_resident(checkpoints, [merge], dtype="float16")
-    with pytest.raises(ValueError, match=r"beyond the largest torch\.float16"):
+    with pytest.raises(ValueError, match=r"some beyond the largest torch\.float16"):
         resident.become(merge)
 
 

@@ -59,7 +59,7 @@ def inexact_positions(values, dtype, coefficients):
 
 
 def running(values, inexact):
-    return RunningSum(values.__getitem__, lambda size: np.full(size, -0.0), values.shape[1], inexact)
+    return RunningSum(values.__getitem__, lambda size: np.full(size, -0.0), values.shape[1], 100, inexact)
 
 
 def afresh(values, coefficients):
@@ -179,7 +179,7 @@ def test_a_sum_that_is_nearer_from_nothing_starts_again():
         loads.append(part)
         return values[part]
 
-    moving = RunningSum(load, lambda size: np.full(size, -0.0), values.shape[1], np.zeros(0, np.int64))
+    moving = RunningSum(load, lambda size: np.full(size, -0.0), values.shape[1], 100, np.zeros(0, np.int64))
     one_hot = [tuple(float(part == wanted) for part in range(PARTS)) for wanted in range(PARTS)]
     for coefficients in one_hot:
         moving.move(coefficients)

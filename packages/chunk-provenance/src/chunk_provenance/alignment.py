@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from chunk_provenance.chunk_lists import read_hits
 from chunk_provenance.formats import FormatError
 from chunk_provenance.store import ChunkStore
 from chunk_provenance.tables import read_user_table, recorded_format
@@ -43,13 +44,12 @@ class Alignment:
 
 
 def read_index(path: Path) -> pa.Table:
-    """Read `chunk_id` and `text`, or `chunk_id`, `char_start`, `char_end` and `surface`.
+    """Read `chunk_id` and `text`, or `chunk_id`, `char_start`, `char_end` and `surface`, or hits (.json).
 
     Raises:
         FormatError: it has neither, or no row.
     """
-    name = recorded_format(path, ("chunk-mentions",), "index")
-    table = read_user_table(path, name, COLUMNS, optional=tuple(COLUMNS.names[1:]))
+    table = _read(path)
     if not table.num_rows:
         raise FormatError(f"{str(path)!r} has no row to compare")
     for columns in (["text"], ["char_start", "char_end", "surface"]):
@@ -58,6 +58,13 @@ def read_index(path: Path) -> pa.Table:
     raise FormatError(
         f"{str(path)!r} must have a text in every row, or char_start, char_end and surface in every row"
     )
+
+
+def _read(path: Path) -> pa.Table:
+    if path.suffix == ".json":
+        return pa.Table.from_pylist(read_hits(path)[0], schema=COLUMNS)
+    name = recorded_format(path, ("chunk-mentions",), "index")
+    return read_user_table(path, name, COLUMNS, optional=tuple(COLUMNS.names[1:]))
 
 
 def check_alignment(store: ChunkStore, index: pa.Table, *, sample: int, seed: int = 0) -> Alignment:

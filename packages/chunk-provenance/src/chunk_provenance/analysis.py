@@ -96,12 +96,23 @@ def analyze(
         answers: as `read_answers` gives them, with a column `model` where there are several.
         settings: bins, intervals and definitions.
         flops_per_step: of each model; the key "" stands for all models.
+
+    >>> from chunk_provenance.facts import Evidence, FactChunks
+    >>> from chunk_provenance.studied import from_fact_chunks
+    >>> order = DataOrder(np.array([0, 2, 4]), np.array([0, 1, 0, 2]), np.array([0]))  # [0, 1], then [0, 2]
+    >>> chunks = pa.table({"fact_id": ["a"], "kind": ["shared"], "chunk_id": [0]})
+    >>> facts = from_fact_chunks(FactChunks(chunks, Evidence(), "by hand", None))
+    >>> rows = {"step": [0, 2], "fact_id": ["a", "a"], "probe_id": ["a", "a"], "rank": [3, 1]}
+    >>> found = analyze(order, facts, pa.table(rows)).intervals
+    >>> found.filter(pc.greater(found["facts"], 0)).select(["step_to", "exposures", "learned"]).to_pylist()
+    [{'step_to': 2, 'exposures': '1-9', 'learned': 1}]
     """
     settings = settings or AnalysisSettings()
     check_same_store(order, studied.chunks)
     kept, unmatched = match_answers(answers, studied, order.num_updates)
     fact_ids = pc.unique(kept["fact_id"])
     exposures = find_exposures(order, studied.chunks.table, fact_ids.to_pylist())
+    notes = [*studied.notes, *_never_trained(exposures, order)]
     models = pc.unique(kept["model"]).to_pylist()
     parts = [
         _analyze_model(
@@ -125,11 +136,24 @@ def analyze(
             "flops_per_step": dict(flops_per_step or {}),
         },
         "facts": studied.facts.num_rows,
-        "notes": list(studied.notes),
+        "notes": notes,
         "unmatched": count_reasons(unmatched),
         "models": [part["summary"] for part in parts],
     }
     return Analysis(**tables, unmatched=unmatched, info=info)
+
+
+def _never_trained(exposures: Exposures, order: DataOrder) -> list[str]:
+    """A note about chunks of the facts that the order lacks; refuses facts of which it has none."""
+    trained = exposures.seen.lengths > 0
+    if len(trained) and not trained.any():
+        raise FormatError(
+            f"none of the {len(trained):,} chunks that state a fact is in the data order (its ids go up to "
+            f"{int(order.ids.max(initial=-1)):,}): the facts belong to another dataset"
+        )
+    missing = int(np.count_nonzero(~trained))
+    words = f"{missing:,} of the {len(trained):,} chunks that state a fact are never trained on"
+    return [words] if missing else []
 
 
 def _flops_of(model: str, models: list[str], flops_per_step: Mapping[str, float]) -> float | None:
@@ -149,7 +173,8 @@ def _analyze_model(
     try:
         knowledge = read_knowledge(answers)
         by_question = read_knowledge(answers.set_column(1, "fact_id", answers["probe_id"]))
-    except FormatError as error:
+        bounds = None if settings.bounds is None else knowledge.select(settings.bounds).steps.tolist()
+    except ValueError as error:
         raise FormatError(f"model {model!r}: {error}" if model else str(error)) from error
     fact_ids, all_exposures, all_facts = seen
     asked = pa.array(knowledge.fact_ids, pa.string())
@@ -158,9 +183,7 @@ def _analyze_model(
     known = knowledge.known(settings.max_rank)
     facts = facts_table(knowledge, exposures, max_rank=settings.max_rank, consecutive=settings.consecutive)
     facts = _add_facts(facts, all_facts)
-    intervals = interval_table(
-        known, counts, knowledge.steps, edges=settings.edges, bounds=_bounds(knowledge, settings.bounds)
-    )
+    intervals = interval_table(known, counts, knowledge.steps, edges=settings.edges, bounds=bounds)
     accuracy = _accuracy(facts, counts, settings, known, by_question, answers)
     step = accuracy["step"].to_numpy()
     tables = {
@@ -176,10 +199,6 @@ def _analyze_model(
         name: table.add_column(0, "model", pa.repeat(model, table.num_rows)) for name, table in tables.items()
     }
     return {**named, "summary": _summary(model, knowledge, by_question, facts, settings)}
-
-
-def _bounds(knowledge: Knowledge, bounds: Sequence[int] | None) -> list[int] | None:
-    return None if bounds is None else knowledge.select(bounds).steps.tolist()
 
 
 def _add_facts(facts: pa.Table, studied: pa.Table) -> pa.Table:

@@ -42,6 +42,7 @@ CHANGE_SUMMARY = (
     "those not known (learned) or known (forgotten) before. Whiskers are 95% intervals; bars of fewer than "
     f"{MIN_COUNT} facts are left out of the figures."
 )
+ONE_CHECKPOINT = "There are answers at one checkpoint only: learning and forgetting need two."
 EXPOSURE_SUMMARY = (
     "Lines: the same facts at every checkpoint, by how often the run showed them in all. Bars: facts known "
     "at the last checkpoint, by how many updates ago they were last shown."
@@ -70,19 +71,18 @@ def introduction(analysis: Analysis) -> str:
 
 def cards(analysis: Analysis) -> list[tuple[str, str]]:
     """The numbers on top of the page."""
-    first = analysis.info["models"][0]
-    last = first["steps"][-1]
-    name = f" by {first['model']}" if first["model"] else ""
-    share = first["answered_at_end"] / first["questions"]
+    models = analysis.info["models"]
+    first, last = models[0], models[0]["steps"][-1]
+    shares = " · ".join(f"{one['answered_at_end'] / one['questions']:.1%}" for one in models)
+    names = ", ".join(one["model"] for one in models if one["model"])
+    by = f" by {names}" if names else ""
+    of_model = f" ({first['model']})" if len(models) > 1 else ""
     return [
-        (f"{share:.1%}", f"of {first['questions']:,} questions are answered{name} at step {last:,}"),
-        (f"{first['facts']:,}", f"facts were asked at {len(first['steps'])} checkpoints"),
+        (shares, f"of {first['questions']:,} questions are answered{by} at the last checkpoint"),
+        (f"{first['facts']:,}", f"facts were asked at {len(first['steps'])} checkpoints{of_model}"),
         (f"{first['facts_seen']:,}", f"of them were shown at least once up to step {last:,}"),
-        (f"{first['known_at_end']:,}", f"are known at step {last:,}"),
-        (
-            f"{len(analysis.info['models'])}",
-            "models were asked" if len(analysis.info["models"]) > 1 else "model was asked",
-        ),
+        (f"{first['known_at_end']:,}", f"are known at step {last:,}{of_model}"),
+        (f"{analysis.info['num_updates']:,}", "updates are in the data order"),
     ]
 
 
@@ -243,6 +243,8 @@ def _change_section(analysis: Analysis) -> dict[str, Any]:
     figures = []
     for model, _, name in _models(analysis):
         here = _rows(analysis.intervals_summed, model=model)
+        if not here.num_rows:
+            continue
         by_bin = here.filter(pc.and_(pc.is_null(here["step_from"]), pc.is_valid(here["exposures"])))
         by_interval = here.filter(pc.is_valid(here["step_from"]))
         for title, changes in (
@@ -256,7 +258,7 @@ def _change_section(analysis: Analysis) -> dict[str, Any]:
     return section(
         "Learned and forgotten",
         command="",
-        summary=CHANGE_SUMMARY,
+        summary=CHANGE_SUMMARY if figures else ONE_CHECKPOINT,
         tables=change_tables(analysis),
         figures=figures,
     )
@@ -269,6 +271,8 @@ def change_tables(analysis: Analysis) -> list[dict[str, Any]]:
     for model, _, name in _models(analysis):
         here = _rows(analysis.intervals_summed, model=model)
         rows = here.filter(pc.is_null(here["step_from"])).to_pylist()
+        if not rows:
+            continue
         title = _label("Learned and forgotten by exposures in the interval", name)
         tables.append({"title": title, "columns": columns, "rows": [_change_cells(row) for row in rows]})
     return tables

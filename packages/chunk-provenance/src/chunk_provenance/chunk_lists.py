@@ -1,7 +1,9 @@
 """Lists of chunks that a user brings: fact chunks, an entity's chunks, or plain ids."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -37,7 +39,7 @@ class ChunkList:
 def read_chunk_list(
     path: Path, *, order: DataOrder | None = None, kind: str = "shared", facts: list[str] | None = None
 ) -> ChunkList:
-    """Read a column `chunk_id` (Parquet, JSONL, CSV), or a text file with one id a line.
+    """Read a column `chunk_id` (Parquet, JSONL, CSV), a `.txt` with one id a line, or entity-index's `.json`.
 
     Args:
         path: the file. Where it has `fact_id` or `entity`, the chunks of each are a group.
@@ -48,8 +50,8 @@ def read_chunk_list(
     Raises:
         FormatError: a value is no chunk id, or nothing is left.
     """
-    if path.suffix == ".txt":
-        ids = np.unique(_read_lines(path))
+    if path.suffix in (".txt", ".json"):
+        ids = np.unique(_read_lines(path) if path.suffix == ".txt" else _read_hits(path))
         return ChunkList(ids, np.zeros_like(ids), [""])
     name = recorded_format(path, ("fact-chunks", "chunk-mentions", "chunk-steps"), "chunk list")
     table = read_user_table(path, name, COLUMNS, optional=("fact_id", "kind", "entity"))
@@ -86,6 +88,37 @@ def _read_lines(path: Path) -> Ids:
         raise FormatError(f"{str(path)!r} lists no chunk")
     _check_ids(path, ids)
     return ids
+
+
+def _read_hits(path: Path) -> Ids:
+    """All the chunks that a query found."""
+    hits, total = read_hits(path)
+    if len(hits) < total:
+        raise FormatError(
+            f"{str(path)!r} lists {len(hits)} of {total} chunks: ask again with --limit {total}"
+        )
+    if not hits:
+        raise FormatError(f"{str(path)!r} lists no chunk")
+    ids = np.array([hit["chunk_id"] for hit in hits], dtype=np.int64)
+    _check_ids(path, ids)
+    return ids
+
+
+def read_hits(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """What `entity-index query --json` printed: hits with `chunk_id` and `text`, and how many there are.
+
+    Raises:
+        FormatError: the file is something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        hits = [{"chunk_id": int(hit["chunk_id"]), "text": hit.get("text")} for hit in found["hits"]]
+        return hits, int(found["total"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(
+            f"{str(path)!r} is not what 'entity-index query --json' prints, total and hits with chunk_id: "
+            f"{error!r}"
+        ) from error
 
 
 def _check_ids(path: Path, ids: Ids) -> None:

@@ -15,8 +15,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chunk_provenance.chunk_updates import (
+    ChunkUpdates,
+    Grid,
+    Int32s,
+    chunk_updates,
+    pack,
+    place_chunks,
+    sorted_unique,
+    unpack,
+)
 from chunk_provenance.csr import Ints, gather, offsets_of
-from chunk_provenance.inversion import Int32s, Inverse, invert, pack, place_chunks, sorted_unique, unpack
 from chunk_provenance.order import DataOrder
 
 BLOCK = 1 << 19  # (fact, chunk) pairs at a time: what is made of them stays in the cache
@@ -28,8 +37,8 @@ class Exposures:
 
     offsets: Ints  # (facts + 1,)
     chunks: Int32s
-    """The chunks of fact `f` are `chunks[offsets[f] : offsets[f + 1]]`, numbered as in `inverse`."""
-    inverse: Inverse
+    """The chunks of fact `f` are `chunks[offsets[f] : offsets[f + 1]]`, numbered as in `seen`."""
+    seen: ChunkUpdates
     num_injected: int = 0
     """Rows of an injection plan in the order (negative ids): they count for no fact."""
 
@@ -42,49 +51,56 @@ class Exposures:
         """The exposures of some of the facts, in the given order."""
         row, position = gather(self.offsets, facts)
         offsets = offsets_of(row, len(facts))
-        return Exposures(offsets, self.chunks[position], self.inverse, self.num_injected)
+        return Exposures(offsets, self.chunks[position], self.seen, self.num_injected)
 
     def of_fact(self, fact: int) -> Ints:
         """The updates (1-based, ascending) that showed a fact; twice for two of its chunks in a batch."""
         chunks = self.chunks[self.offsets[fact] : self.offsets[fact + 1]]
-        updates = [updates for _, updates in self.inverse.events(chunks)]
-        return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *updates]))
+        return np.sort(self.seen.of(chunks)[1])
 
     def counts(self, steps: Ints) -> Ints:
         """How often each fact had been seen by each checkpoint, (facts, steps)."""
-        column, back, width = _columns(steps, self.inverse.num_updates)
+        column, back, width = _columns(steps, self.seen.num_updates)
         found = np.zeros((self.num_facts, width), dtype=np.int64)
-        for first, end, fact, columns in self._events(self.inverse.relabel(column)):
-            cell = fact * width + columns
-            found[first:end] += np.bincount(cell, minlength=(end - first) * width).reshape(-1, width)
+        for first, end, fact, columns in self._rows(self.seen.grid(column)):
+            cells = (fact * width)[:, None] + columns
+            found[first:end] += np.bincount(cells.reshape(-1), minlength=(end - first) * width).reshape(
+                -1, width
+            )
+        found[:, 0] = 0  # cells that hold nothing
         return np.cumsum(found, axis=1)[:, back]
 
     def last(self, steps: Ints) -> Ints:
         """The latest exposure (update) up to each checkpoint, 0 where there is none yet, (facts, steps)."""
-        column, back, width = _columns(steps, self.inverse.num_updates)
+        column, back, width = _columns(steps, self.seen.num_updates)
         found = np.zeros((self.num_facts, width), dtype=np.int32)
-        for first, end, fact, updates in self._events(self.inverse):
-            np.maximum.at(found[first:end].reshape(-1), fact * width + column[updates], updates)
+        for first, end, fact, updates in self._rows(self.seen.grid()):
+            cells = (fact * width)[:, None] + column.take(updates)
+            np.maximum.at(found[first:end].reshape(-1), cells.reshape(-1), updates.reshape(-1))
         return np.maximum.accumulate(found, axis=1)[:, back].astype(np.int64)
 
     def first(self) -> Ints:
         """The update of the first exposure, 0 for a fact that is never seen, (facts,)."""
-        never = self.inverse.num_updates + 1
-        found = np.full(self.num_facts, never, dtype=np.int32)
-        for first, end, fact, updates in self._events(self.inverse):
-            np.minimum.at(found[first:end], fact, updates)
+        never = np.int32(self.seen.num_updates + 1)
+        some = self.seen.lengths > 0
+        first_of_chunk = np.full(len(some), never)
+        first_of_chunk[some] = self.seen.updates[self.seen.starts[some]]  # a chunk's updates ascend
+        found = np.full(self.num_facts, never)
+        fact = np.flatnonzero(np.diff(self.offsets))
+        if len(fact):
+            found[fact] = np.minimum.reduceat(first_of_chunk[self.chunks], self.offsets[fact])
         return np.where(found == never, 0, found).astype(np.int64)
 
-    def _events(self, inverse: Inverse) -> Iterator[tuple[int, int, Ints, npt.NDArray[Any]]]:
-        """Blocks of exposures: the facts [first, end) they are of, and (fact - first, update) of each."""
-        first = 0
+    def _rows(self, grid: Grid) -> Iterator[tuple[int, int, Ints, npt.NDArray[Any]]]:
+        """Blocks of exposures: the facts [first, end) they are of; fact - first, and values, of each row."""
+        first, size = 0, BLOCK // max(grid.cells.shape[1], 1)
         while first < self.num_facts:
-            reach = int(np.searchsorted(self.offsets, self.offsets[first] + BLOCK, side="right")) - 1
+            reach = int(np.searchsorted(self.offsets, self.offsets[first] + size, side="right")) - 1
             end = max(reach, first + 1)
             block = self.offsets[first : end + 1]
             fact = np.repeat(np.arange(end - first), np.diff(block))
-            for position, updates in inverse.events(self.chunks[block[0] : block[-1]]):
-                yield first, end, fact if position is None else fact[position], updates
+            for row, values in grid.rows(self.chunks[block[0] : block[-1]]):
+                yield first, end, fact if row is None else fact[row], values
             first = end
 
 
@@ -114,7 +130,7 @@ def find_exposures(order: DataOrder, fact_chunks: pa.Table, fact_ids: Sequence[s
     places = place_chunks(chunk)
     fact, place = _distinct_pairs(fact, places.find(chunk), len(places.ids))
     injected = int(np.count_nonzero(order.ids < 0))
-    return Exposures(offsets_of(fact, len(fact_ids)), place, invert(order, places), injected)
+    return Exposures(offsets_of(fact, len(fact_ids)), place, chunk_updates(order, places.ids), injected)
 
 
 def _distinct_pairs(fact: Int32s, place: Int32s, num_places: int) -> tuple[Int32s, Int32s]:
@@ -145,12 +161,6 @@ def updates_of_chunks(order: DataOrder, chunks: Ints) -> tuple[Ints, Ints]:
     Returns:
         `offsets` (chunks + 1,) and the updates (1-based, ascending per chunk, each once).
     """
-    inverse = invert(order, place_chunks(chunks))
-    every = np.arange(len(chunks), dtype=np.int32)
-    bits = order.num_updates.bit_length()
-    keys = [
-        pack(every if position is None else position, updates, bits)
-        for position, updates in inverse.events(every)
-    ]
-    local, update = unpack(np.sort(np.concatenate([np.empty(0, dtype=np.int64), *keys])), bits)
-    return offsets_of(local, len(chunks)), update
+    seen = chunk_updates(order, chunks)
+    row, updates = seen.of(np.arange(len(chunks)))
+    return offsets_of(row, len(chunks)), updates

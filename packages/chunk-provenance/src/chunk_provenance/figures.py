@@ -80,7 +80,9 @@ def _draw_lines(axes: Any, figure: dict[str, Any]) -> None:
         axes.xaxis.set_major_formatter(_plain_number)
     elif scale == "log":
         axes.set_xscale("log")
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5))  # there may be less than a power of ten
         axes.xaxis.set_major_formatter(_plain_number)
+        axes.xaxis.set_minor_formatter("")
     if all(y is None or y == int(y) for series in figure["series"] for y in series["y"]):
         axes.yaxis.get_major_locator().set_params(integer=True)
     _add_legend(axes, figure)

@@ -43,7 +43,7 @@ Chunks = Annotated[
     Path,
     typer.Argument(
         help="The chunks: fact chunks, or any Parquet, JSONL or CSV with a column chunk_id (and fact_id or "
-        "entity, to tell groups apart), or .txt with one id a line."
+        "entity, to tell groups apart), the .json of 'entity-index query --json', or .txt with one id a line."
     ),
 ]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The data order folder to make.")]
@@ -138,8 +138,8 @@ def reschedule(
     }
     save_derived(parent, scheduled.plan, order, out, store=opened, note=note, overwrite=overwrite)
     print(
-        f"{scheduled.exposures:,} exposures of {len(found.names):,} groups, at most {scheduled.farthest:,} "
-        "updates from where they were asked for"
+        f"exposures scheduled: {scheduled.exposures:,} in {len(found.names):,} group(s), each at most "
+        f"{scheduled.farthest:,} updates from where it was asked for"
     )
 
 
@@ -283,10 +283,10 @@ def diff_lines(diff: OrderDiff) -> list[str]:
     if a != b:
         lines.append(f"{a:,} updates in A, {b:,} in B")
     for name, words in (
-        ("slots_out", "slots lose their chunk"),
-        ("slots_in", "slots have another chunk"),
-        ("masked_out", "slots are held out"),
-        ("masked_in", "slots are no longer held out"),
+        ("slots_out", "slots that lose their chunk"),
+        ("slots_in", "slots with another chunk"),
+        ("masked_out", "slots held out"),
+        ("masked_in", "slots no longer held out"),
     ):
         lines += _listed(
             words,
@@ -294,9 +294,9 @@ def diff_lines(diff: OrderDiff) -> list[str]:
             len(getattr(diff, name)),
         )
     for name, words in (
-        ("reordered", "updates have the same chunks in other rows"),
-        ("chunks_out", "chunks are no longer trained on at all"),
-        ("chunks_in", "chunks are trained on that were not"),
+        ("reordered", "updates with the same chunks in other rows"),
+        ("chunks_out", "chunks no longer trained on at all"),
+        ("chunks_in", "chunks that were not trained on before"),
     ):
         lines += _listed(
             words, [str(value) for value in getattr(diff, name)[:FIRST]], len(getattr(diff, name))
@@ -308,4 +308,4 @@ def diff_lines(diff: OrderDiff) -> list[str]:
 
 def _listed(words: str, first: list[str], number: int) -> list[str]:
     more = " ..." if number > len(first) else ""
-    return [f"{number:,} {words}: {', '.join(first)}{more}"] if number else []
+    return [f"{words}: {number:,} ({', '.join(first)}{more})"] if number else []

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from chunk_provenance.csr import gather
 from chunk_provenance.formats import FormatError
-from chunk_provenance.order import MASKED, PLAN, DataOrder, Ids, pairs_in
+from chunk_provenance.order import MASKED, PLAN, DataOrder, Ids
 from chunk_provenance.order_checks import check_targets_left
+from chunk_provenance.reverse_index import find_places
 from chunk_provenance.store import ChunkStore
 from chunk_provenance.tables import read_user_table
 
@@ -134,13 +135,15 @@ def apply_plan(
         info: noted in `order.json`, such as `parent_sha256` and `intervention`.
 
     Raises:
-        ValueError: a slot is not in the order, held out already or named twice; a new chunk has another
-            padded length or would stand twice in its update; an update would have nothing left to train on.
+        ValueError: a slot is not in the order, held out already or named twice; a new chunk is in the order
+            and leaves no place there, has another padded length, or would stand twice in its update; an
+            update would have nothing left to train on.
     """
     update, chunk = plan["update"].to_numpy(), plan["chunk_id"].to_numpy()
     new = _filled(plan["new_chunk_id"])
     position = _find_slots(order, update, chunk)
     moved = new >= 0
+    _check_newcomers(order, chunk[moved], new[moved])
     _check_lengths(order, update[moved], chunk[moved], new[moved], buckets)
     ids = np.array(order.ids)
     ids[position[moved]] = new[moved]
@@ -188,11 +191,6 @@ def _find_slots(order: DataOrder, update: Ids, chunk: Ids) -> Ids:
         )
     if chunk.min(initial=0) < 0:
         raise ValueError(f"{chunk.min()} is a row of an injection plan, a plan changes chunks only")
-    touched = np.unique(update)
-    row, position = gather(order.offsets, touched - 1)
-    hit = pairs_in(touched[row], np.asarray(order.ids[position]), update, chunk)
-    found = np.lexsort((order.ids[position[hit]], touched[row[hit]]))
-    slots = np.column_stack([touched[row[hit]], order.ids[position[hit]], position[hit]])[found]
     mine = np.lexsort((chunk, update))
     twice = (np.diff(update[mine]) == 0) & (np.diff(chunk[mine]) == 0)
     if twice.any():
@@ -200,16 +198,24 @@ def _find_slots(order: DataOrder, update: Ids, chunk: Ids) -> Ids:
         raise ValueError(
             f"the plan changes chunk {chunk[at]} in update {update[at]} twice: a slot has one plan"
         )
-    missing = ~pairs_in(update, chunk, slots[:, 0], slots[:, 1])
-    if missing.any():
-        at = int(np.argmax(missing))
+    positions = find_places(order.ids, order.offsets, update, chunk)
+    if (missing := np.flatnonzero(positions < 0)).size:
+        at = missing[0]
         raise ValueError(f"update {update[at]} does not hold chunk {chunk[at]}: the plan is of another order")
-    positions = np.empty(len(update), dtype=np.int64)
-    positions[mine] = slots[:, 2]
     if order.trained is not None and not order.trained[positions].all():
         at = int(np.argmin(order.trained[positions]))
         raise ValueError(f"chunk {chunk[at]} is held out of update {update[at]} already: its slot stays")
     return positions
+
+
+def _check_newcomers(order: DataOrder, leaving: Ids, new: Ids) -> None:
+    """A chunk that the order trains on already may only come to other places if it leaves one."""
+    inside = np.flatnonzero(np.diff(order.steps_of_many(new)[0]) > 0)
+    if (stays := new[inside][~np.isin(new[inside], leaving)]).size:
+        raise ValueError(
+            f"chunk {stays[0]} is in the order already and leaves none of its places: a replacement "
+            "comes from outside the order, or swaps"
+        )
 
 
 def _check_lengths(

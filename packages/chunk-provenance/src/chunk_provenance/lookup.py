@@ -90,9 +90,10 @@ def describe_step(store: ChunkStore, step: int, order: DataOrder, *, decode: boo
     With `decode`, every row also has `decoded`: its tokens as the store's tokenizer decodes them.
 
     Raises:
-        ValueError: the order has no such update.
+        ValueError: the order has no such update, or a chunk that the store lacks.
     """
     batch = order.batch(step)
+    store.check_chunk(int(batch.max(initial=0)))
     held_out = set() if order.masked is None else set(_masked_in(order, step))
     chunks = [
         {

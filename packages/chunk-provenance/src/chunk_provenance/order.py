@@ -28,7 +28,7 @@ from chunk_provenance.formats import (
     write_table,
 )
 from chunk_provenance.hashing import hash_file, hash_text
-from chunk_provenance.reverse_index import Inverse, invert
+from chunk_provenance.reverse_index import Inverse, find_places, invert
 
 Ids = npt.NDArray[np.int64]
 
@@ -113,27 +113,9 @@ class DataOrder:
             return None
         updates, chunks = (self.masked[name].to_numpy() for name in ("update", "chunk_id"))
         trained = np.ones(len(self.ids), dtype=bool)
-        some = np.unique(updates[(updates >= 1) & (updates <= self.num_updates)])
-        row, position = gather(self.offsets, some - 1)
-        held_out = pairs_in(some[row], self.ids[position], updates, chunks)
-        trained[position[held_out]] = False
+        places = find_places(self.ids, self.offsets, updates, chunks)
+        trained[places[places >= 0]] = False
         return trained
-
-
-def pairs_in(updates: Ids, chunk_ids: Ids, of_updates: Ids, of_chunk_ids: Ids) -> npt.NDArray[np.bool_]:
-    """Which of the pairs (update, chunk) are among other such pairs.
-
-    >>> pairs_in(np.array([1, 1, 2]), np.array([7, 8, 8]), np.array([2, 1]), np.array([8, 7])).tolist()
-    [True, False, True]
-    """
-    chunks = np.unique(of_chunk_ids)
-    if not len(chunks):
-        return np.zeros(len(updates), dtype=bool)
-    place = np.minimum(np.searchsorted(chunks, chunk_ids), len(chunks) - 1)
-    wanted = np.searchsorted(chunks, of_chunk_ids) + of_updates * len(chunks)
-    found: npt.NDArray[np.bool_] = np.isin(updates * len(chunks) + place, wanted)
-    found &= chunks[place] == chunk_ids
-    return found
 
 
 def batch_digest(chunk_ids: Ids) -> str:

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chunk_provenance.formats import FormatError
-from chunk_provenance.order import DataOrder, Ids, check_store, pairs_in
+from chunk_provenance.order import DataOrder, Ids, check_store
+from chunk_provenance.reverse_index import find_places
 from chunk_provenance.store import ChunkStore
 
 BLOCK = 1 << 23
@@ -83,22 +84,13 @@ def _check_masks(order: DataOrder) -> None:
     if order.masked is None:
         return
     updates, chunks = (order.masked[name].to_numpy() for name in ("update", "chunk_id"))
-    outside = (updates < 1) | (updates > order.num_updates)
-    missing = outside | ~_in_order(order, updates, chunks, outside)
+    missing = find_places(order.ids, order.offsets, updates, chunks) < 0
     if missing.any():
         at = int(np.argmax(missing))
         raise FormatError(
             f"masked.parquet holds chunk {chunks[at]} out of update {updates[at]}, which does not train on it"
         )
     check_targets_left(order)
-
-
-def _in_order(
-    order: DataOrder, updates: Ids, chunks: Ids, outside: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.bool_]:
-    held_out = np.flatnonzero(~order.trained) if order.trained is not None else np.empty(0, dtype=np.int64)
-    found = np.searchsorted(order.offsets, held_out, side="right")
-    return pairs_in(np.where(outside, 0, updates), chunks, found, np.asarray(order.ids[held_out]))
 
 
 def check_targets_left(order: DataOrder) -> None:

@@ -16,6 +16,7 @@ from chunk_provenance.order import DataOrder, Ids
 from chunk_provenance.order_checks import check_order
 from chunk_provenance.order_questions import epochs_of, held_out_of, lment_readme_rows, seen_at
 from chunk_provenance.published import open_order
+from chunk_provenance.reverse_index import distinct
 from chunk_provenance.store import open_store
 from chunk_provenance.store_commands import AsJson, Overwrite, show_table
 
@@ -84,7 +85,7 @@ def write_steps(order: DataOrder, chunk_ids: Ids, out: Path, *, overwrite: bool)
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists: choose another place or give --overwrite")
     if not len(chunk_ids):
-        chunk_ids = np.unique(order.seen_by(order.num_updates))
+        chunk_ids = distinct(order.seen_by(order.num_updates))
     offsets, updates = order.steps_of_many(chunk_ids)
     table = pa.table({"chunk_id": np.repeat(chunk_ids, np.diff(offsets)), "step": updates})
     write_table(table, out, "chunk-steps")
@@ -149,7 +150,7 @@ def seen_by(
     opened = open_order(order)
     ids = opened.seen_by(step)
     seen = ids[ids >= 0]
-    summary = {"step": step, "exposures": len(seen), "chunks": len(np.unique(seen))}
+    summary = {"step": step, "exposures": len(seen), "chunks": len(distinct(seen))}
     line = f"step {step} has seen {summary['chunks']:,} chunks, {summary['exposures']:,} exposures"
     if chunks is None:
         print_result(summary, [line], as_json=as_json)
@@ -166,7 +167,8 @@ def seen_by(
         print(json.dumps({**summary, "of_chunks": listed}, indent=2))
         return
     cells = [[str(cell) for cell in row] if row[1] else [str(row[0]), "0", "-", "-"] for row in rows]
-    show_table(line, ["chunk", "seen", "last at step", "steps ago"], cells)
+    print(line)
+    show_table("The chunks asked for", ["chunk", "seen", "last at step", "steps ago"], cells)
 
 
 def epochs(order: Order, as_json: AsJson = False) -> None:
@@ -209,7 +211,7 @@ def align(
         Path,
         typer.Argument(
             help="What an index holds: Parquet, JSONL or CSV with chunk_id and text, or with chunk_id, "
-            "char_start, char_end (in the chunk's text) and surface."
+            "char_start, char_end (in the chunk's text) and surface; or .json of 'entity-index query --json'."
         ),
     ],
     sample: Annotated[int, typer.Option(help="Rows to look at, at random.", min=1)] = 1000,

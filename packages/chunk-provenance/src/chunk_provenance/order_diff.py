@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from chunk_provenance.csr import gather
 from chunk_provenance.order import DataOrder, Ids
+from chunk_provenance.reverse_index import distinct
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def diff_orders(a: DataOrder, b: DataOrder) -> OrderDiff:
     masked_out, masked_in = _without(slots_b, new), _without(slots_a, out)
     moved = np.unique(np.concatenate([out[:, 0], new[:, 0]]))
     changed = np.unique(np.concatenate([candidates, masked_out[:, 0], masked_in[:, 0]]))
-    seen_a, seen_b = (np.unique(order.seen_by(order.num_updates)) for order in (a, b))
+    seen_a, seen_b = (distinct(order.seen_by(order.num_updates)) for order in (a, b))
     names = sorted({*a.info, *b.info})
     return OrderDiff(
         num_updates=(a.num_updates, b.num_updates),
@@ -61,8 +62,8 @@ def diff_orders(a: DataOrder, b: DataOrder) -> OrderDiff:
         masked_out=masked_out,
         masked_in=masked_in,
         reordered=np.setdiff1d(candidates, moved),
-        chunks_out=np.setdiff1d(seen_a, seen_b),
-        chunks_in=np.setdiff1d(seen_b, seen_a),
+        chunks_out=_missing(seen_a, seen_b),
+        chunks_in=_missing(seen_b, seen_a),
         info={
             name: (a.info.get(name), b.info.get(name))
             for name in names
@@ -83,6 +84,12 @@ def _differing(a: DataOrder, b: DataOrder, common: int) -> Ids:
     _, right = gather(b.offsets, same_size)
     unequal = same_size[row[a.ids[left] != b.ids[right]]]
     return np.union1d(unequal, np.flatnonzero(sizes[0] != sizes[1])) + 1
+
+
+def _missing(ids: Ids, others: Ids) -> Ids:
+    """Those of the ids that are not among the others, all ascending."""
+    place = np.searchsorted(others, ids)
+    return ids[np.append(others, -1)[place] != ids] if len(others) else ids
 
 
 def _slots(order: DataOrder, updates: Ids) -> Ids:

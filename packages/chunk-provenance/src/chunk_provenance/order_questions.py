@@ -9,6 +9,7 @@ from itertools import pairwise
 import numpy as np
 
 from chunk_provenance.order import DataOrder, Ids
+from chunk_provenance.reverse_index import distinct
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def epochs_of(order: DataOrder) -> list[Epoch]:
         part = slice(order.offsets[first], order.offsets[last])
         ids = order.ids[part] if order.trained is None else order.ids[part][order.trained[part]]
         chunks = ids[ids >= 0]
-        epochs.append(Epoch(number, first + 1, last, last - first, len(chunks), len(np.unique(chunks))))
+        epochs.append(Epoch(number, first + 1, last, last - first, len(chunks), len(distinct(chunks))))
     return epochs
 
 
@@ -82,8 +83,9 @@ def lment_readme_rows(order: DataOrder, updates: Ids) -> tuple[Ids, Ids]:
     updates = np.asarray(updates, dtype=np.int64)
     if updates.size and not 1 <= updates.min() <= updates.max() <= order.num_updates:
         raise ValueError(f"the order has updates 1 to {order.num_updates}, asked for {updates.tolist()[:8]}")
-    epoch = np.searchsorted(order.epoch_starts, updates - 1, side="right")
-    return epoch, updates - 1 - order.epoch_starts[epoch - 1]
+    starts = np.union1d([0], order.epoch_starts).astype(np.int64)
+    epoch = np.searchsorted(starts, updates - 1, side="right")
+    return epoch, updates - 1 - starts[epoch - 1]
 
 
 def held_out_of(order: DataOrder, chunk_id: int) -> Ids:

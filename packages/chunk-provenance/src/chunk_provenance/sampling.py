@@ -55,6 +55,9 @@ def stratified_sample(
     """Places of a sample of `counts` with all buckets alike, ascending, and the bucket of each.
 
     Counts outside all buckets, as 0, are never drawn.
+
+    >>> [part.tolist() for part in stratified_sample(np.array([0, 5, 50, 500]), 3)]
+    [[1, 2, 3], [0, 1, 2]]
     """
     bucket = bucket_of(counts, limits)
     members = [np.flatnonzero(bucket == number) for number in range(len(limits) - 1)]

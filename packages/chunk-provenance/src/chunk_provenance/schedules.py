@@ -2,9 +2,10 @@
 
 Every exposure of the group swaps places with a chunk of the same padded length in the update nearest to the
 one it should come at, so that each chunk is still trained on as often as before, and updates keep their
-lengths. Cost: some 30 us an exposure.
+lengths. Cost: a tenth of a millisecond an exposure.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,7 +105,8 @@ class _Places:
 
     def __init__(self, order: DataOrder, lengths: Ids, scheduled: Ids) -> None:
         self._order, self._lengths = order, lengths
-        self._scheduled = scheduled
+        self._scheduled = np.zeros(int(scheduled[-1]) + 2, dtype=bool)  # the last one for all others
+        self._scheduled[scheduled] = True
         self._of_length = {int(size): np.flatnonzero(lengths == size) + 1 for size in np.unique(lengths)}
         self._batches: dict[int, Ids] = {}
         self._fixed: dict[int, set[int]] = {}  # update -> positions that have changed already
@@ -135,12 +137,16 @@ class _Places:
             "none of its length is left, give a wider window"
         )
 
-    def _nearest(self, length: int, target: int, window: tuple[int, int]) -> list[int]:
+    def _nearest(self, length: int, target: int, window: tuple[int, int]) -> Iterator[int]:
         """Updates of one length in a window, nearest first, the earlier of two first."""
         updates = self._of_length[int(length)]
-        inside = updates[np.searchsorted(updates, window[0]) : np.searchsorted(updates, window[1])]
-        nearest: list[int] = inside[np.argsort(np.abs(inside - target), kind="stable")].tolist()
-        return nearest
+        low, right, high = np.searchsorted(updates, [window[0], target, window[1]]).tolist()
+        right = min(max(right, low), high)
+        left = right - 1
+        while left >= low or right < high:
+            before = left >= low and (right == high or target - updates[left] <= updates[right] - target)
+            yield int(updates[left if before else right])
+            left, right = left - before, right + (not before)
 
     def _batch(self, update: int) -> Ids:
         return self._batches.get(update, self._order.batch(update))
@@ -148,7 +154,8 @@ class _Places:
     def _give_way(self, update: int, other: Ids, rng: np.random.Generator) -> int | None:
         """A random position whose chunk can leave the update for the other one."""
         batch = self._batch(update)
-        free = ~np.isin(batch, self._scheduled) & ~np.isin(batch, other) & (batch >= 0)
+        scheduled = self._scheduled[np.clip(batch, -1, len(self._scheduled) - 1)]
+        free = ~scheduled & ~np.isin(batch, other) & (batch >= 0)
         free[list(self._fixed.get(update, ()))] = False
         if self._order.trained is not None:
             start = self._order.offsets[update - 1]

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chunk_provenance.chunk_updates import pack, place_chunks, sorted_unique
 from chunk_provenance.facts import KINDS, FactChunks, read_fact_chunks
-from chunk_provenance.inversion import pack, place_chunks, sorted_unique
 from chunk_provenance.published import PopqaKas, read_popqa_kas
 from chunk_provenance.tables import read_user_columns
 
@@ -75,6 +75,8 @@ def from_popqa_kas(popqa: PopqaKas) -> StudiedFacts:
     notes = [*popqa.notes]
     if facts.num_rows < table.num_rows:
         notes.append(f"{table.num_rows:,} questions ask for {facts.num_rows:,} (subject, answer) pairs")
+    if without := int(pc.sum(pc.equal(facts["shared_chunks"], 0)).as_py() or 0):
+        notes.append(f"{without:,} facts have no chunk that names both subject and answer")
     return StudiedFacts(replace(popqa.facts, table=chunks), facts, questions, tuple(notes))
 
 

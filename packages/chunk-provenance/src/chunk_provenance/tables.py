@@ -26,7 +26,7 @@ def read_user_table(path: Path, name: str, schema: pa.Schema, *, optional: tuple
     if not path.is_file():
         raise FileNotFoundError(f"no {name} file at {str(path)!r}")
     try:
-        table = _read_form(path, name, schema)
+        table = _read_form(path, name, schema, optional)
         columns = [
             table[field.name].cast(field.type)
             if field.name in table.column_names
@@ -97,10 +97,10 @@ def _unknown_form(path: Path, name: str) -> str:
     return f"{str(path)!r} ends in {_form(path)!r}, a {name} file ends in .parquet, .jsonl or .csv"
 
 
-def _read_form(path: Path, name: str, schema: pa.Schema) -> pa.Table:
+def _read_form(path: Path, name: str, schema: pa.Schema, optional: tuple[str, ...]) -> pa.Table:
     form = _form(path)
     if form == ".parquet":
-        return _read_parquet(path, name, schema)
+        return _read_parquet(path, name, schema, optional)
     if form in (".jsonl", ".ndjson"):
         with pa.input_stream(path, compression="detect") as stream:
             return pyarrow.json.read_json(
@@ -119,8 +119,8 @@ def _read_form(path: Path, name: str, schema: pa.Schema) -> pa.Table:
     raise FormatError(_unknown_form(path, name))
 
 
-def _read_parquet(path: Path, name: str, schema: pa.Schema) -> pa.Table:
-    with open_table(path, name, []) as file:
+def _read_parquet(path: Path, name: str, schema: pa.Schema, optional: tuple[str, ...]) -> pa.Table:
+    with open_table(path, name, [column for column in schema.names if column not in optional]) as file:
         found = file.schema_arrow.names
         return file.read(columns=[column for column in schema.names if column in found])
 

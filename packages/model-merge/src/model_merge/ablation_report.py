@@ -113,12 +113,21 @@ def _values_by_domain(table: pa.Table, column: str) -> dict[str, set[Any]]:
 
 
 def _losses(table: pa.Table) -> dict[tuple[str, Members], dict[str, float]]:
-    """Log-perplexity a token by domain, of every (method, mixture)."""
+    """Log-perplexity a token by domain, of every (method, mixture).
+
+    Raises:
+        ValueError: two rows of one method, mixture and domain differ, as those of other weights do.
+    """
     found: dict[tuple[str, Members], dict[str, float]] = {}
     for row in table.to_pylist():
         method = row.get("method") or "uniform"
         losses = found.setdefault((method, frozenset(row["members"])), {})
-        losses.setdefault(row["domain"], -row["sum_logprob"] / max(row["num_tokens"], 1))
+        loss = -row["sum_logprob"] / max(row["num_tokens"], 1)
+        if losses.setdefault(row["domain"], loss) != loss:
+            raise ValueError(
+                f"{'+'.join(row['members'])!r} is there several times ({method}, with other numbers on "
+                f"{row['domain']!r}): mixtures are told apart by their members alone, keep one row of each"
+            )
     return found
 
 

@@ -1,7 +1,7 @@
 """Whether checkpoints can be merged: every reason against it, at once, before any weight is computed."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,22 @@ def find_problems(
         problems += _dtype_problems(first, other, dtype=dtype)
         problems += _config_problems(first, other, untie=untie)
         problems += _tokenizer_problems(first, other)
+    problems += [problem for one in checkpoints for problem in _quantised(one)]
+    return list(dict.fromkeys(problems))
+
+
+def find_meaning_problems(
+    checkpoints: Sequence[Checkpoint], *, besides: Collection[str] = (), tokenizers: bool = True
+) -> list[str]:
+    """Every reason why weights of these checkpoints do not mean the same, whatever tensors they have.
+
+    For merges that do not match all tensors one to one. `besides` are config entries that may differ;
+    `tokenizers` says whether those must agree.
+    """
+    first, problems = checkpoints[0], []
+    for other in checkpoints[1:]:
+        problems += _config_problems(first, other, untie=False, besides=besides)
+        problems += _tokenizer_problems(first, other) if tokenizers else []
     problems += [problem for one in checkpoints for problem in _quantised(one)]
     return list(dict.fromkeys(problems))
 
@@ -176,14 +192,18 @@ def _same_bytes(first: Checkpoint, other: Checkpoint, name: str) -> bool:
     )
 
 
-def _config_problems(first: Checkpoint, other: Checkpoint, *, untie: bool) -> list[str]:
+def _config_problems(
+    first: Checkpoint, other: Checkpoint, *, untie: bool, besides: Collection[str] = ()
+) -> list[str]:
     if not (first.config and other.config):
         return []
     mine, theirs = _flat(first.config), _flat(other.config)
     return [
         f"{first.reference!r} has {key} {mine.get(key)!r} and {other.reference!r} has {theirs.get(key)!r}"
         for key in sorted({*mine, *theirs})
-        if mine.get(key) != theirs.get(key) and not (untie and key.endswith("tie_word_embeddings"))
+        if mine.get(key) != theirs.get(key)
+        and key.rpartition(".")[2] not in besides
+        and not (untie and key.endswith("tie_word_embeddings"))
     ]
 
 

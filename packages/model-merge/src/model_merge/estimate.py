@@ -7,7 +7,8 @@ from typing import Any
 
 from model_merge.header import TensorInfo, pread_into
 from model_merge.output import lay_out
-from model_merge.plan import BLOCK, MergePlan
+from model_merge.plan import MergePlan
+from model_merge.stream import STEP as BLOCK_ELEMENTS
 from model_merge.stream import WORKSPACE_BYTES
 
 MEASURED_BYTES = 1 << 26
@@ -19,8 +20,7 @@ INTERPRETER_BYTES = 60_000_000
 def estimate(plan: MergePlan, out: Path, *, threads: int, max_shard_bytes: int | None) -> dict[str, Any]:
     """Bytes to read and write, memory, and seconds if the disk stays as fast as it was just now.
 
-    A linear merge reads its inputs once, and once more for their checksums; others read them once more for
-    their statistics, some twice.
+    A weighted sum reads its inputs once; others are counted twice, for their statistics.
     """
     files = lay_out(plan.tensors, like=plan.checkpoints[0], max_shard_bytes=max_shard_bytes)
     read_bytes = sum(
@@ -30,7 +30,7 @@ def estimate(plan: MergePlan, out: Path, *, threads: int, max_shard_bytes: int |
     )
     written = sum(file.num_bytes for file in files)
     most_inputs = max((len(tensor.inputs) for tensor in plan.tensors), default=0)
-    passes = 2 if "weights" in plan.expression else 3
+    passes = 1 if plan.expression.get("weights") else 2
     return {
         "checkpoints": len(plan.checkpoints),
         "tensors": len(plan.tensors),
@@ -44,7 +44,7 @@ def estimate(plan: MergePlan, out: Path, *, threads: int, max_shard_bytes: int |
 
 
 def _workspace(num_inputs: int) -> int:
-    return min(num_inputs * BLOCK * 8, WORKSPACE_BYTES) + 3 * BLOCK * 8
+    return min(num_inputs * BLOCK_ELEMENTS * 8, WORKSPACE_BYTES) + 3 * BLOCK_ELEMENTS * 8
 
 
 def measure(plan: MergePlan) -> float:

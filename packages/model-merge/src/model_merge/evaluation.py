@@ -105,7 +105,10 @@ def _evaluate_rows(
     domains = prepare_domains(resident, checkpoints[0], texts, settings)
     for number in progress(todo, "evaluating"):
         row = plan.rows[number]
-        resident.become(row.merge)
+        try:
+            resident.become(row.merge)
+        except ValueError as error:
+            raise ValueError(f"{row.merge_id!r}: {error}") from error
         parts.write(number, _score_domains(resident, domains, _about_row(row), settings))
 
 

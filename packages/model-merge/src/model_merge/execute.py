@@ -9,12 +9,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from model_merge.checkpoint import Checkpoint
-from model_merge.digests import BackgroundDigests, checksum_file, hash_file
+from model_merge.digests import BackgroundHashes, TensorSums, checksum_file
 from model_merge.journal import NAME as JOURNAL
 from model_merge.journal import Journal
 from model_merge.merge_json import describe, write_merge_json
@@ -58,33 +62,33 @@ def execute(
     _check_room(out, unfinished, files)
     unfinished.mkdir(parents=True, exist_ok=True)
     journal = Journal(unfinished, identity)
+    write = partial(
+        write_tensors,
+        threads=threads,
+        chunk_elements=chunk_elements,
+        sync_bytes=sync_bytes,
+        progress=progress,
+    )
     try:
-        _remove_others(unfinished, files)
-        with BackgroundDigests(threads) as digests:
-            wanted = (checksum_file, hash_file) if sha256 else (checksum_file,)
-            for digest in wanted:
-                digests.start(digest, (path for one in plan.checkpoints for path in one.files))
-            write_tensors(
-                plan,
-                unfinished,
-                files,
-                journal,
-                threads=threads,
-                chunk_elements=chunk_elements,
-                sync_bytes=sync_bytes,
-                progress=progress,
-            )
+        with _told_what_is_left(out, unfinished, files), BackgroundHashes(threads) as hashes:
+            _remove_others(unfinished, files)
+            content = _fill(plan, unfinished, files, journal, write, hashes if sha256 else None)
             if _stamps(plan.checkpoints) != stamps:
                 raise ValueError("an input was changed while it was merged: start again")
-            for digest in wanted:
-                digests.start(digest, (unfinished / file.name for file in files))
-            write_side_files(plan, unfinished, files)
+            write_merge_json(content, unfinished)
+            (unfinished / JOURNAL).unlink()
             _sync_folder(unfinished)
-            content = describe(plan, unfinished, files, digests)
-        write_merge_json(content, unfinished)
-        (unfinished / JOURNAL).unlink()
-        _sync_folder(unfinished)
-        _give_name(unfinished, out)
+            _give_name(unfinished, out)
+    finally:
+        journal.close()
+    return content
+
+
+@contextmanager
+def _told_what_is_left(out: Path, unfinished: Path, files: Sequence[OutputFile]) -> Iterator[None]:
+    """Remove what a failure of the data leaves, and keep, with a word, what a full disk leaves."""
+    try:
+        yield
     except ValueError:
         shutil.rmtree(unfinished)  # the same inputs would fail in the same way
         raise
@@ -95,9 +99,30 @@ def execute(
             f"{_full(out, files)}: {error.strerror}. Nothing is under that name; what is finished stays in "
             f"{str(unfinished)!r}, and the same command continues it"
         ) from error
-    finally:
-        journal.close()
-    return content
+
+
+def _fill(
+    plan: MergePlan,
+    unfinished: Path,
+    files: Sequence[OutputFile],
+    journal: Journal,
+    write: Callable[..., None],
+    hashes: BackgroundHashes | None,
+) -> dict[str, Any]:
+    """Write and sync all files but merge.json, whose content is returned."""
+    sums = TensorSums(_read_once(plan) | _written(unfinished, files))
+    if hashes is not None:
+        hashes.start(path for one in plan.checkpoints for path in one.files)
+    write(plan, unfinished, files, journal, sums=sums)
+    if hashes is not None:
+        hashes.start(unfinished / file.name for file in files)
+    write_side_files(plan, unfinished, files)
+    _sync_folder(unfinished)
+    digests = (
+        lambda path: checksum_file(path, sums.of_file(path)),
+        lambda path: None if hashes is None else hashes.result(path),
+    )
+    return describe(plan, unfinished, files, digests)
 
 
 def check_free_name(out: Path, *, overwrite: bool) -> None:
@@ -111,6 +136,7 @@ def identify(
 ) -> str:
     """What two merges have in common if one may continue the other."""
     content = {
+        "tool": version("model-merge"),  # another one may compute otherwise
         "expression": plan.expression,
         "inputs": stamps,
         "files": [[file.name, hashlib.sha256(file.header).hexdigest()] for file in files],
@@ -129,6 +155,27 @@ def _stamps(checkpoints: Sequence[Checkpoint]) -> dict[str, list[list[Any]]]:
             [path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in checkpoint.files
         ]
         for position, checkpoint in enumerate(checkpoints)
+    }
+
+
+def _read_once(plan: MergePlan) -> dict[tuple[Path, str], int]:
+    """The input tensors that a merge reads exactly once besides its statistics: (file, name) -> bytes."""
+    uses = [
+        (plan.checkpoints[ref.checkpoint].tensors[ref.name], ref.rows is None)
+        for tensor in plan.tensors
+        for ref in tensor.inputs
+    ]
+    counts = Counter((info.file, info.name) for info, _ in uses)
+    return {
+        (info.file, info.name): info.num_bytes
+        for info, whole in uses
+        if whole and counts[info.file, info.name] == 1
+    }
+
+
+def _written(unfinished: Path, files: Sequence[OutputFile]) -> dict[tuple[Path, str], int]:
+    return {
+        (unfinished / file.name, name): num_bytes for file in files for name, num_bytes in file.sizes.items()
     }
 
 

@@ -33,12 +33,13 @@ class Linear:
 
 @dataclass(frozen=True)
 class Nonlinear:
-    """A method of `model_merge.methods` on merges; the first is the base where `has_base`."""
+    """A method of `model_merge.methods` on merges."""
 
     method: str
     operands: tuple["Expression", ...]
+    base: "Expression | None" = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    has_base: bool = False
+    """Of the method; one that every operand has is a list, or one value for all."""
 
 
 Expression = Leaf | Linear | Nonlinear
@@ -108,7 +109,7 @@ def flatten(expression: Expression) -> dict[str, Fraction]:
     if isinstance(expression, Leaf):
         return {expression.reference: Fraction(1)}
     if isinstance(expression, Nonlinear):
-        raise ValueError(f"{expression.method} is not linear: write it into a folder and merge that one")
+        raise ValueError(f"{expression.method} is not linear: it has no weights")
     total = sum(weight for weight, _ in expression.terms) if expression.normalise else Fraction(1)
     if total == 0:
         raise ValueError(f"the weights {_listed([weight for weight, _ in expression.terms])} sum to zero")
@@ -141,23 +142,66 @@ def to_json(expression: Expression) -> dict[str, Any]:
     if isinstance(expression, Linear):
         terms = [{"weight": str(weight), "of": to_json(operand)} for weight, operand in expression.terms]
         return {"sum": terms, "normalise": expression.normalise}
-    return {
+    base = {} if expression.base is None else {"base": to_json(expression.base)}
+    return base | {
         "method": expression.method,
         "of": [to_json(operand) for operand in expression.operands],
         "parameters": dict(expression.parameters),
-        "has_base": expression.has_base,
     }
 
 
-def from_json(content: Mapping[str, Any]) -> Expression:
-    """The expression that `to_json` wrote."""
-    if "model" in content:
-        return Leaf(content["model"])
-    if "sum" in content:
-        terms = [(Fraction(term["weight"]), from_json(term["of"])) for term in content["sum"]]
-        return Linear(tuple(terms), content["normalise"])
-    operands = tuple(from_json(operand) for operand in content["of"])
-    return Nonlinear(content["method"], operands, content["parameters"], content["has_base"])
+def is_linear(expression: Expression) -> bool:
+    """Whether a merge is a weighted sum of checkpoints."""
+    if isinstance(expression, Linear):
+        return all(is_linear(operand) for _, operand in expression.terms)
+    return isinstance(expression, Leaf)
+
+
+def leaves(expression: Expression) -> list[str]:
+    """The checkpoints of an expression, each once, in the order of first mention; a base comes first."""
+    if isinstance(expression, Leaf):
+        return [expression.reference]
+    if isinstance(expression, Linear):
+        parts = [operand for _, operand in expression.terms]
+    else:
+        parts = [*([] if expression.base is None else [expression.base]), *expression.operands]
+    return list(dict.fromkeys(reference for part in parts for reference in leaves(part)))
+
+
+def from_json(content: Any) -> Expression:
+    """The expression that `to_json` wrote, or a user.
+
+    Raises:
+        ValueError: it is not of the form that FORMAT.md describes.
+    """
+    if isinstance(content, str):
+        return Leaf(content)
+    if isinstance(content, Mapping):
+        keys = content.keys()
+        if keys == {"model"} and isinstance(content["model"], str):
+            return Leaf(content["model"])
+        if {"sum"} <= keys <= {"sum", "normalise"} and isinstance(content["sum"], list):
+            terms = tuple(_term(term) for term in content["sum"])
+            return Linear(terms, bool(content.get("normalise", True)))
+        if {"method", "of"} <= keys <= {"method", "of", "base", "parameters"} and isinstance(
+            content["of"], list
+        ):
+            operands = tuple(from_json(operand) for operand in content["of"])
+            base = from_json(content["base"]) if "base" in content else None
+            return Nonlinear(str(content["method"]), operands, base, dict(content.get("parameters") or {}))
+    raise ValueError(
+        f"{str(content)[:80]!r} is no merge expression: expected a model, {{sum: [{{weight, of}}, ...]}} "
+        "or {method, of: [...], base, parameters}"
+    )
+
+
+def _term(content: Any) -> tuple[Fraction, Expression]:
+    if not isinstance(content, Mapping) or not {"of"} <= content.keys() <= {"weight", "of"}:
+        raise ValueError(f"{str(content)[:80]!r} is no term of a sum: expected {{weight, of}}")
+    try:
+        return Fraction(str(content.get("weight", 1))), from_json(content["of"])
+    except ZeroDivisionError as error:
+        raise ValueError(f"the weight {content['weight']!r} divides by zero") from error
 
 
 def _listed(weights: Sequence[Fraction]) -> str:

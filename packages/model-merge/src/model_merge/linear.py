@@ -1,6 +1,7 @@
 """From an expression to a plan, for merges that are weighted sums."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -9,8 +10,40 @@ from model_merge.checkpoint import Checkpoint, open_checkpoint
 from model_merge.checks import check, untied_name
 from model_merge.dtypes import FLOATS, Compute
 from model_merge.expression import Expression, Leaf, Linear, flatten, to_json, whole_weights
+from model_merge.header import TensorInfo
 from model_merge.methods.emulate import fused_sum, rounding
 from model_merge.plan import MergePlan, TensorPlan, TensorRef
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Checkpoints that can be merged, and what the merge takes from them besides numbers."""
+
+    checkpoints: tuple[Checkpoint, ...]
+    names: tuple[str, ...]
+    """Of the output's tensors."""
+    donor: int
+    config_changes: dict[str, Any]
+
+    def inputs(self, name: str) -> tuple[tuple[TensorRef, ...], list[TensorInfo]]:
+        """What an output tensor is made of."""
+        refs = tuple(TensorRef(i, untied_name(one, name)) for i, one in enumerate(self.checkpoints))
+        return refs, [one.tensors[ref.name] for one, ref in zip(self.checkpoints, refs, strict=True)]
+
+
+def open_all(references: Sequence[str], *, dtype: str | None, untie: bool, donor: str | None) -> Merge:
+    """Open checkpoints and check that they can be merged."""
+    checkpoints = tuple(open_checkpoint(reference) for reference in references)
+    check(checkpoints, dtype=dtype, untie=untie)
+    if donor is not None and donor not in references:
+        raise ValueError(f"the donor {donor!r} is none of the models: {', '.join(map(repr, references))}")
+    differ = any(checkpoints[0].tensors.keys() != other.tensors.keys() for other in checkpoints[1:])
+    return Merge(
+        checkpoints,
+        names=tuple(dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.tensors)),
+        donor=0 if donor is None else list(references).index(donor),
+        config_changes={"tie_word_embeddings": False} if untie and differ else {},
+    )
 
 
 def plan_linear(
@@ -21,7 +54,7 @@ def plan_linear(
     untie: bool = False,
     donor: str | None = None,
 ) -> MergePlan:
-    """The plan of a linear merge, after every check of its inputs.
+    """The plan of a weighted sum, after every check of its inputs.
 
     Raises:
         IncompatibleError: listing every reason why these checkpoints cannot be averaged.
@@ -30,26 +63,17 @@ def plan_linear(
     flat = {reference: weight for reference, weight in flatten(expression).items() if weight}
     if not flat:
         raise ValueError("every weight is zero: there is nothing to merge")
-    checkpoints = tuple(open_checkpoint(reference) for reference in flat)
-    check(checkpoints, dtype=dtype, untie=untie)
-    if donor is not None and donor not in flat:
-        raise ValueError(f"the donor {donor!r} is none of the models: {', '.join(map(repr, flat))}")
+    merge = open_all(list(flat), dtype=dtype, untie=untie, donor=donor)
     weights = _given(expression) if compat == "mergekit" else list(flat.values())
-    names = dict.fromkeys(name for checkpoint in checkpoints for name in checkpoint.tensors)
-    tensors = tuple(_tensor(checkpoints, name, weights, dtype, compat) for name in names)
-    return MergePlan(
-        checkpoints,
-        tensors,
-        expression={
-            "expression": to_json(expression),
-            "weights": _weights_json(flat),
-            "dtype": dtype,
-            "compat": compat,
-            "untie": untie,
-        },
-        donor=0 if donor is None else list(flat).index(donor),
-        config_changes={"tie_word_embeddings": False} if untie and _tying_differs(checkpoints) else {},
-    )
+    described = {
+        "expression": to_json(expression),
+        "weights": _weights_json(flat),
+        "dtype": dtype,
+        "compat": compat,
+        "untie": untie,
+    }
+    tensors = tuple(_tensor(merge, name, weights, dtype, compat) for name in merge.names)
+    return MergePlan(merge.checkpoints, tensors, described, merge.donor, merge.config_changes)
 
 
 def _given(expression: Expression) -> list[Fraction]:
@@ -69,24 +93,14 @@ def _weights_json(flat: dict[str, Fraction]) -> dict[str, Any]:
     }
 
 
-def _tying_differs(checkpoints: Sequence[Checkpoint]) -> bool:
-    return any(checkpoints[0].tensors.keys() != other.tensors.keys() for other in checkpoints[1:])
-
-
 def _tensor(
-    checkpoints: Sequence[Checkpoint],
-    name: str,
-    weights: Sequence[Fraction],
-    dtype: str | None,
-    compat: Compat | None,
+    merge: Merge, name: str, weights: Sequence[Fraction], dtype: str | None, compat: Compat | None
 ) -> TensorPlan:
-    refs = tuple(TensorRef(i, untied_name(one, name)) for i, one in enumerate(checkpoints))
-    infos = [one.tensors[ref.name] for one, ref in zip(checkpoints, refs, strict=True)]
+    refs, infos = merge.inputs(name)
     if infos[0].dtype not in FLOATS:
         return TensorPlan(name, infos[0].shape, infos[0].dtype, refs[:1], None)
     output = dtype or infos[0].dtype
-    found = [info.dtype for info in infos]
-    prepare, compute = _arithmetic(found, output, weights, compat)
+    prepare, compute = _arithmetic([info.dtype for info in infos], output, weights, compat)
     return TensorPlan(name, infos[0].shape, output, refs, prepare, compute)
 
 

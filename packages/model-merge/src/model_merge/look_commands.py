@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from model_merge.merge_commands import AsJson, DtypeOption, Models, Untie, say
+from model_merge.carry_out import say
+from model_merge.merge_commands import AsJson, DtypeOption, Models, Untie
 
 Model = Annotated[str, typer.Argument(help="A checkpoint: a folder, RUN:STEP, or OWNER/NAME@REVISION.")]
 

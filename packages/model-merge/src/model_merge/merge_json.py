@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from model_merge.checkpoint import Checkpoint
-from model_merge.digests import BackgroundDigests, checksum_file, hash_file
+from model_merge.digests import Digests, hash_file
 from model_merge.header import FormatError
 from model_merge.output import OutputFile
 from model_merge.plan import MergePlan
@@ -17,10 +17,8 @@ from model_merge.plan import MergePlan
 NAME = "merge.json"
 
 
-def describe(
-    plan: MergePlan, folder: Path, files: Sequence[OutputFile], digests: BackgroundDigests
-) -> dict[str, Any]:
-    """The content of merge.json; `sha256` is null where it was not begun."""
+def describe(plan: MergePlan, folder: Path, files: Sequence[OutputFile], digests: Digests) -> dict[str, Any]:
+    """The content of merge.json; `digests` are asked for every file."""
     return {
         "format": "merge",
         "version": 1,
@@ -40,16 +38,16 @@ def _count(plan: MergePlan, compute: str) -> int:
     return sum(tensor.prepare is not None and tensor.compute == compute for tensor in plan.tensors)
 
 
-def _describe_file(path: Path, digests: BackgroundDigests) -> dict[str, Any]:
+def _describe_file(path: Path, digests: Digests) -> dict[str, Any]:
     return {
         "name": path.name,
         "size": path.stat().st_size,
-        "checksum": digests.result(checksum_file, path),
-        "sha256": digests.result(hash_file, path),
+        "checksum": digests[0](path),
+        "sha256": digests[1](path),
     }
 
 
-def _describe_input(checkpoint: Checkpoint, digests: BackgroundDigests) -> dict[str, Any]:
+def _describe_input(checkpoint: Checkpoint, digests: Digests) -> dict[str, Any]:
     config = json.dumps(dict(checkpoint.config), sort_keys=True).encode()
     return {
         "reference": checkpoint.reference,
@@ -66,10 +64,18 @@ def training_of(folder: Path) -> dict[str, Any] | None:
     run = folder.parent
     if not (folder.name.startswith("step") and (run / "config.yaml").is_file()):
         return None
-    found: dict[str, Any] = {"step": folder.name, "config_sha256": hash_file(run / "config.yaml")}
-    if (run / "order" / "order.json").is_file():
-        found["order_sha256"] = hash_file(run / "order" / "order.json")
-    return found
+    found: dict[str, Any] = {"step": folder.name, "config_file_sha256": hash_file(run / "config.yaml")}
+    return found | (_data_of(run / "order") if (run / "order" / "order.json").is_file() else {})
+
+
+def _data_of(order: Path) -> dict[str, Any]:
+    """Which data order a run trained on (hashed as olmo-trainer does), and of which chunk store."""
+    lines = [f"{path.name} {hash_file(path)}\n" for path in sorted(order.iterdir())]
+    content = json.loads((order / "order.json").read_text(encoding="utf-8"))
+    return {
+        "order_sha256": sha256("".join(lines).encode()).hexdigest(),
+        "store_sha256": content.get("store_sha256"),
+    }
 
 
 def write_merge_json(content: dict[str, Any], folder: Path) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from model_merge.averaging import Compat
 from model_merge.chat_templates import choose_template, template_files
 from model_merge.checkpoint import Checkpoint
-from model_merge.checks import IncompatibleError, check
+from model_merge.checks import IncompatibleError, check, find_meaning_problems
 from model_merge.layers import CONFIG_KEYS
 from model_merge.mergekit_context import Context, modules_of, open_all
 from model_merge.mergekit_schema import (
@@ -25,7 +26,6 @@ from model_merge.mergekit_schema import (
 )
 from model_merge.mergekit_slices import Output, Slice, Source, outputs_of
 from model_merge.mergekit_tensors import by_token, infos_of, is_aligned, tensor_plan
-from model_merge.methods.spec import Compat
 from model_merge.plan import MergePlan
 
 OURS = {"random_seed", "compat"}
@@ -65,8 +65,8 @@ def plan_from_yaml(
 def _outputs(context: Context) -> list[Output]:
     """All tensors that are written."""
     outputs: list[Output] = []
-    problems: list[str] = []
     modules = modules_of(context.file)
+    problems = _check_meaning(context, modules)
     for module_name, module in modules.items():
         names = [_names_of(checkpoint, module_name, modules) for checkpoint in context.checkpoints]
         slices = _slices(context, module_name, module)
@@ -81,6 +81,23 @@ def _outputs(context: Context) -> list[Output]:
     if problems:
         raise IncompatibleError([_named(context, problem) for problem in dict.fromkeys(problems)])
     return outputs
+
+
+def _check_meaning(context: Context, modules: Mapping[str, OutputModule]) -> list[str]:
+    """What speaks against merging the models beyond their tensors."""
+    used = dict.fromkeys(
+        entry.model
+        for module in modules.values()
+        for entry in (
+            *(module.models or ()),
+            *(source for part in module.slices or () for source in part.sources),
+        )
+    )
+    besides = {"vocab_size"} if context.alignment is not None else set()
+    if any(module.slices for module in modules.values()):
+        besides.add("num_hidden_layers")
+    merged = [context.checkpoints[context.positions[reference]] for reference in used]
+    return find_meaning_problems(merged, besides=besides, tokenizers=context.alignment is None)
 
 
 def _named(context: Context, problem: str) -> str:
@@ -170,7 +187,13 @@ def _canonical(value: Any, positions: Mapping[ModelReference, int]) -> Any:
     if isinstance(value, ModelReference):
         return {"model": positions[value]}
     if isinstance(value, ModelToken):
-        return {"model": positions[value.model], "token": value.token, "token_id": value.token_id}
+        model = {"model": positions[value.model]}
+        if value.token is None and value.token_id is None:
+            return model
+        which = {"token": value.token} if value.token_id is None else {"token_id": value.token_id}
+        return {"kind": "model_token", "model": model, **which}
+    if value == "zero":
+        return {"kind": "zero"}
     if isinstance(value, Strict):
         value = {name: getattr(value, name) for name in sorted(value.model_fields_set - OURS)}
     if isinstance(value, Mapping):

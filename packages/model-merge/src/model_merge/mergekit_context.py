@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_merge.averaging import Compat
 from model_merge.checkpoint import Checkpoint, open_checkpoint
 from model_merge.mergekit_schema import MergekitFile, ModelReference, ModelToken, OutputModule
 from model_merge.mergekit_tokens import Alignment, align
 from model_merge.mergekit_values import check_settings
 from model_merge.methods import METHODS
-from model_merge.methods.spec import Compat, Method
+from model_merge.methods.spec import Method
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,8 @@ def open_all(file: MergekitFile, root: Path, *, seed: int | None, compat: Compat
 def _find_method(name: str) -> Method:
     if name not in METHODS:
         close = difflib.get_close_matches(name, METHODS, 1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(f"merge_method: {name!r} is not known here: {hint}(known: {', '.join(METHODS)})")
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"merge_method: {name!r} is not known here{hint} (known: {', '.join(METHODS)})")
     return METHODS[name]
 
 

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 
 class Strict(BaseModel):
@@ -228,7 +227,7 @@ def _sentences(error: ValidationError) -> list[str]:
     return [_sentence(detail) for detail in error.errors()]
 
 
-def _sentence(detail: ErrorDetails) -> str:
+def _sentence(detail: Mapping[str, Any]) -> str:
     where, model = _place(detail["loc"])
     if detail["type"] == "extra_forbidden":
         known = list(model.model_fields)

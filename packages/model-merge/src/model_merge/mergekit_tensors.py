@@ -82,7 +82,11 @@ def _aligned(context: Context, output: Output, plan: TensorPlan, dtypes: Sequenc
     if prepare is None:
         prepare = elementwise(lambda flat_start, values: values[0].copy())
     inputs = [TensorRef(one.checkpoint, one.name, alignment.rows[one.checkpoint]) for one in plan.inputs]
-    inputs += [TensorRef(checkpoint, output.inputs[0], rows) for checkpoint, rows in alignment.chosen]
+    for checkpoint, rows in alignment.chosen:
+        if output.inputs[0] not in context.checkpoints[checkpoint].tensors:
+            donor = context.checkpoints[checkpoint].reference
+            raise ValueError(f"tokenizer.tokens: {donor!r} has no {output.inputs[0]!r} to take a row of")
+        inputs.append(TensorRef(checkpoint, output.inputs[0], rows))
     used = [one.checkpoint for one in plan.inputs]
     filling = Filling(
         num_models=len(used),

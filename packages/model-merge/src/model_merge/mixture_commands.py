@@ -3,7 +3,8 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from model_merge.evaluation import Settings
@@ -85,9 +86,10 @@ def plan(
 
     Example: model-merge ablate plan plan.parquet --parts law=runs/law,art=runs/art,sea=runs/sea --family all
     """
-    from model_merge.checkpoint import open_checkpoint
-    from model_merge.mixture_plan import make_plan, parse_parts, write_plan
-    from model_merge.subsets import count_family
+    with needs_extra("ablate"):
+        from model_merge.checkpoint import open_checkpoint
+        from model_merge.mixture_plan import make_plan, parse_parts, write_plan
+        from model_merge.subsets import count_family
 
     check_free(out, overwrite=overwrite)
     named = parse_parts(parts)
@@ -140,8 +142,9 @@ def evaluate(
 
     Example: model-merge ablate eval plan.parquet domains results.parquet --split val
     """
-    from model_merge.evaluation import Settings
-    from model_merge.mixture_plan import read_plan
+    with needs_extra("eval"):
+        from model_merge.evaluation import Settings
+        from model_merge.mixture_plan import read_plan
 
     settings = Settings(
         split,
@@ -184,8 +187,9 @@ def evaluate_models(
 
     Example: model-merge ablate eval-models joint.yaml domains joint.parquet --split val
     """
-    from model_merge.evaluation import Settings
-    from model_merge.mixture_plan import read_models
+    with needs_extra("eval"):
+        from model_merge.evaluation import Settings
+        from model_merge.mixture_plan import read_models
 
     settings = Settings(
         split, limit or None, window.value, length, batch, tokenizer, device, _torch_name(dtype), budget=0
@@ -213,8 +217,9 @@ def perplexity(
 
     Example: model-merge perplexity runs/joint domains perplexity.parquet --split val
     """
-    from model_merge.evaluation import Settings
-    from model_merge.mixture_plan import plan_models
+    with needs_extra("eval"):
+        from model_merge.evaluation import Settings
+        from model_merge.mixture_plan import plan_models
 
     settings = Settings(
         split, limit or None, window.value, length, batch, tokenizer, device, _torch_name(dtype), budget=0
@@ -258,17 +263,47 @@ def _run(
 
 
 def _show_results(out: Path, most: int = 16) -> None:
+    """A few rows as they are; of many, each domain's best and worst."""
     from model_merge.results import read_results
 
     rows = read_results(out).to_pylist()
-    table = Table("merge", "domain", "documents", "tokens", "perplexity", "bits per byte")
-    for row in rows[:most]:
+    if len(rows) > most:
+        _show_extremes(rows)
+        return
+    table = Table("merge", "domain", *(_right(name) for name in ("documents", "tokens", "perplexity")))
+    table.add_column("bits per byte", justify="right")
+    for row in rows:
         bits = "" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
         counts = (f"{row['num_docs']:,}", f"{row['num_tokens']:,}")
         table.add_row(row["merge_id"], row["domain"], *counts, f"{row['ppl_token']:.4f}", bits)
-    if len(rows) > most:
-        table.add_row(f"... {len(rows) - most:,} more", "", "", "", "", "")
     Console().print(table)
+
+
+def _right(name: str) -> Column:
+    return Column(name, justify="right")
+
+
+def _show_extremes(rows: Sequence[dict[str, Any]]) -> None:
+    by_domain: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_domain.setdefault(row["domain"], []).append(row)
+    table = Table(
+        "domain", _right("documents"), _right("tokens"), _right("lowest"), "merge", _right("highest"), "merge"
+    )
+    for domain, found in by_domain.items():
+        low, high = (pick(found, key=lambda row: row["ppl_token"]) for pick in (min, max))
+        ends = [text for row in (low, high) for text in (f"{row['ppl_token']:.4f}", row["merge_id"])]
+        table.add_row(domain, f"{low['num_docs']:,}", f"{low['num_tokens']:,}", *ends)
+    Console().print(table)
+
+
+@contextmanager
+def needs_extra(name: str) -> Iterator[None]:
+    """Say which extra is missing where an import fails for it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f"this needs {error.name}: pip install 'model-merge[{name}]'") from error
 
 
 def parse_shard(text: str) -> tuple[int, int]:

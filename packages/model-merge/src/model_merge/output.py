@@ -49,6 +49,8 @@ class OutputFile:
     header: bytes
     starts: Mapping[str, int]
     """First byte of every tensor."""
+    sizes: Mapping[str, int]
+    """Bytes of every tensor."""
     num_bytes: int
 
 
@@ -95,7 +97,8 @@ def tensor_bytes(tensor: TensorPlan) -> int:
 
 def _output_file(name: str, tensors: list[TensorPlan]) -> OutputFile:
     header, starts = write_header({one.name: (one.dtype, one.shape) for one in tensors})
-    return OutputFile(name, header, starts, len(header) + sum(map(tensor_bytes, tensors)))
+    sizes = {one.name: tensor_bytes(one) for one in tensors}
+    return OutputFile(name, header, starts, sizes, len(header) + sum(sizes.values()))
 
 
 def index_of(files: Sequence[OutputFile]) -> bytes:

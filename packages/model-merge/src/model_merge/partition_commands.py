@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from model_merge.corpus import SPLITS, find_sources
+from model_merge.corpus import SPLITS, Source, find_sources
+from model_merge.mixture_commands import show_progress
 from model_merge.partition import Keys
 from model_merge.partition_files import Settings
 from model_merge.partition_files import partition as cut
@@ -70,7 +72,7 @@ def partition(
         text_key=text_key,
         keys=Keys(field_key, year_key, tokens_key),
     )
-    summary = cut(find_sources(documents), out, settings, overwrite=overwrite)
+    summary = cut(find_sources(documents), out, settings, overwrite=overwrite, progress=show_reading)
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
@@ -88,6 +90,11 @@ def show_units(summary: dict[str, Any]) -> None:
         counts = [f"{unit['documents'][split]:,}" for split in SPLITS]
         table.add_row(unit["name"], f"{sum(unit['tokens'].values()):,}", *counts)
     Console(file=sys.stdout).print(table)
+
+
+def show_reading(sources: Sequence[Source]) -> Iterable[Source]:
+    """The files, with a bar on a terminal."""
+    return show_progress(sources, "reading")
 
 
 def report_skipped(counts: dict[str, int], listing: Path) -> None:
@@ -138,6 +145,7 @@ def decontaminate(
         id_key=id_key,
         text_key=text_key,
         overwrite=overwrite,
+        progress=show_reading,
     )
     if as_json:
         print(json.dumps(summary, indent=2, ensure_ascii=False))

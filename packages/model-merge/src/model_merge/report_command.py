@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from model_merge.mixture_commands import AsJson, Overwrite, check_free, say
+from model_merge.mixture_commands import AsJson, Overwrite, check_free, needs_extra, say
 
 
 def report(
@@ -36,19 +36,20 @@ def report(
 
     Example: model-merge ablate report results.parquet joint.parquet report --section section.json
     """
-    from model_merge.ablation_report import make_report, points
-    from model_merge.report_page import (
-        chosen_proxy,
-        csv_lines,
-        make_page,
-        make_section,
-        scatter_labels,
-        summary,
-        write_bytes,
-        write_text,
-    )
-    from model_merge.results import read_results, write_json, write_rows
-    from model_merge.scatter import draw_scatter
+    with needs_extra("ablate"):
+        from model_merge.ablation_report import make_report, points
+        from model_merge.report_page import (
+            chosen_proxy,
+            csv_lines,
+            make_page,
+            make_section,
+            scatter_labels,
+            summary,
+            write_bytes,
+            write_text,
+        )
+        from model_merge.results import read_results, write_json, write_rows
+        from model_merge.scatter import draw_scatter
 
     check_free(out / "report.json", overwrite=overwrite)
     found, comparison = make_report(

@@ -10,7 +10,7 @@ from typing import Any
 from model_merge.ablation_report import CENTRED, MEASURES, POOLED
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 0 0 1.5rem; display: block; overflow-x: auto }
 th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; white-space: nowrap }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
@@ -24,22 +24,29 @@ Table = dict[str, Any]
 
 def summary(report: Mapping[str, Any]) -> str:
     """The finding in a paragraph."""
-    proxy = next(iter(report["correlations"]))["proxy"]
-    found = {
-        row["statistic"]: row
-        for row in report["correlations"]
-        if (row["proxy"], row["scope"], row["measure"]) == (proxy, CENTRED, MEASURES[0])
-    }
+    proxy, *others = dict.fromkeys(row["proxy"] for row in report["correlations"])
     choice = next(
         row for row in report["decisions"] if row["proxy"] == proxy and row["scope"] == "mean of domains"
     )
+    loss = f"{choice['regret']:.4f} nats a token worse than the best, of {choice['spread']:.4f} to the worst"
+    compared = "; ".join(f"{other}: {_interval(_centred(report, other, 'spearman'))}" for other in others)
     return (
         f"{report['mixtures']} mixtures of {len(report['parts'])} parts on {len(report['domains'])} domains. "
         f"Log-perplexity of the {proxy} against the jointly trained model, each domain's mean taken off: "
-        f"r = {_interval(found['pearson'])}, rho = {_interval(found['spearman'])}. Of two mixtures it names "
+        f"r = {_interval(_centred(report, proxy, 'pearson'))}, "
+        f"rho = {_interval(_centred(report, proxy, 'spearman'))}. Of two mixtures it names "
         f"the better one in {_number(choice['decision_accuracy'])} of the cases (mean over domains); the "
-        f"mixture it chooses is {choice['regret']:.4f} nats a token worse than the best, "
-        f"of {choice['spread']:.4f} between best and worst."
+        f"mixture it chooses is {'the best one' if choice['regret'] == 0 else loss}."
+        + (f" For comparison, rho of the {compared}." if others else "")
+    )
+
+
+def _centred(report: Mapping[str, Any], proxy: str, statistic: str) -> Mapping[str, Any]:
+    """The row of a proxy's log-perplexity over all domains, each one's mean taken off."""
+    wanted = (proxy, CENTRED, MEASURES[0], statistic)
+    rows: list[dict[str, Any]] = report["correlations"]
+    return next(
+        row for row in rows if (row["proxy"], row["scope"], row["measure"], row["statistic"]) == wanted
     )
 
 

@@ -24,6 +24,7 @@ from model_merge.running_sum import FRESH_FRACTION, ExponentRange, Reach, Runnin
 from model_merge.subsets import Merge
 
 SCAN = 1 << 20  # elements
+CPU_BLOCK = 1 << 16  # elements, whose temporaries fit a processor's cache
 TORCH_TYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -96,8 +97,13 @@ def _computable(tensor: torch.Tensor) -> torch.Tensor:
 def find_inexact(checkpoints: Sequence[Checkpoint], name: str, reach: Reach | None) -> Any:
     """Positions of a tensor that must be summed afresh; None: all.
 
-    Reads every part once, a million elements at a time.
+    Reads every part once, a million elements at a time, unless all must be summed afresh anyway.
+
+    Raises:
+        ValueError: a part holds NaN or infinite values.
     """
+    if reach is None:
+        return None
     size = checkpoints[0].tensors[name].size
     found = []
     for start in range(0, size, SCAN):
@@ -105,12 +111,8 @@ def find_inexact(checkpoints: Sequence[Checkpoint], name: str, reach: Reach | No
         exponents = ExponentRange.of_size(stop - start)
         for checkpoint in checkpoints:
             values = _finite_values(checkpoint, name, start, stop)
-            if reach is not None:
-                exponents.add(values, checkpoint.tensors[name].dtype)
-        if reach is not None:
-            found.append(start + exponents.inexact(reach))
-    if reach is None:
-        return None
+            exponents.add(values, checkpoint.tensors[name].dtype)
+        found.append(start + exponents.inexact(reach))
     positions = np.concatenate(found) if found else np.zeros(0, np.int64)
     return None if len(positions) * FRESH_FRACTION > size else positions
 
@@ -147,19 +149,25 @@ class Resident:
     targets: dict[str, torch.Tensor]
     """By the tensor's name in the files, flat, sharing the model's memory."""
     sums: dict[str, RunningSum]
+    may_overflow: bool
+    """Parts have not been looked at, or negative weights let a merge exceed them: look at each result."""
 
     def become(self, merge: Merge) -> None:
         """Give the model's parameters the merge's values.
 
         Raises:
-            ValueError: a value is beyond the largest of the model's type.
+            ValueError: a value is NaN, infinite or beyond the largest of the model's type.
         """
         for name, running in self.sums.items():
             total = running.move(merge.coefficients)
             target = self.targets[name]
-            target.copy_(round_once(total / merge.divisor, target.dtype))
-            if min(merge.coefficients) < 0 and not bool(torch.isfinite(target).all()):
-                raise ValueError(f"{name!r} of the merge has values beyond the largest {target.dtype}")
+            for begin in range(0, len(total), running.block):
+                block = slice(begin, begin + running.block)
+                target[block] = round_once(total[block] / merge.divisor, target.dtype)
+            if self.may_overflow and not bool(torch.isfinite(target).all()):
+                raise ValueError(
+                    f"{name!r} has NaN, infinite values or some beyond the largest {target.dtype}"
+                )
 
 
 def load_model(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> PreTrainedModel:
@@ -232,14 +240,15 @@ def make_resident(
     def start(size: int) -> torch.Tensor:
         return torch.full((size,), -0.0, dtype=torch.float64, device=device)
 
+    block = CPU_BLOCK if device == "cpu" else 1 << 62
     sums = {}
     for name in progress(list(targets)):
         inexact = find_inexact(checkpoints, name, reach)
         if inexact is not None:
             inexact = torch.from_numpy(inexact).to(device)
         load = partial(_get, inputs, name)
-        sums[name] = RunningSum(load, start, targets[name].numel(), inexact)
-    return Resident(model, targets, sums)
+        sums[name] = RunningSum(load, start, targets[name].numel(), block, inexact)
+    return Resident(model, targets, sums, may_overflow=reach is None or reach.negative)
 
 
 def _get(inputs: Inputs, name: str, part: int) -> torch.Tensor:

@@ -102,7 +102,13 @@ def fresh_sum(values: Sequence[Array], coefficients: Sequence[float], start: Arr
     return start
 
 
-def _add(total: Array, values: Array, coefficient: float) -> None:
+def _add(total: Array, values: Array, coefficient: float, block: int = 1 << 62) -> None:
+    """total += coefficient * values, a block at a time: temporary arrays then stay in a processor's cache."""
+    for begin in range(0, len(total), block):
+        _add_block(total[begin : begin + block], values[begin : begin + block], coefficient)
+
+
+def _add_block(total: Array, values: Array, coefficient: float) -> None:
     if coefficient == 1:
         total += values
     elif coefficient == -1:
@@ -124,6 +130,8 @@ class RunningSum:
     start: Callable[[int], Array]
     """A flat float64 array of so many -0 on that device."""
     size: int
+    block: int = 1 << 62
+    """Elements to add at a time."""
     inexact: Array | None = None
     """Positions to be summed afresh each time; None: all of them."""
     coefficients: list[float] = field(default_factory=list)
@@ -134,25 +142,31 @@ class RunningSum:
     def move(self, coefficients: Sequence[float]) -> Array:
         """The sum with these coefficients; the array belongs to the sum and changes with the next move."""
         if self.inexact is None:
-            return self._restart(coefficients)
-        if self.total is None or self._is_far(coefficients):
-            self.total = self._restart(coefficients)
-        else:
-            for part in self._by_growth(coefficients):
-                _add(self.total, self.load(part), coefficients[part] - self.coefficients[part])
+            return self._afresh(coefficients)
+        if self.total is None:
+            self.total = self.start(self.size)
+        if self._is_far(coefficients):
+            self.total[:] = -0.0
+            self.coefficients = [0.0] * len(coefficients)
+        for part in self._by_growth(coefficients):
+            change = coefficients[part] - self.coefficients[part]
+            _add(self.total, self.load(part), change, self.block)
         self.coefficients = list(coefficients)
         if len(self.inexact):
-            self.total[self.inexact] = self._afresh(coefficients)
+            self.total[self.inexact] = self._apart_afresh(coefficients)
         return self.total
 
-    def _restart(self, coefficients: Sequence[float]) -> Array:
+    def _afresh(self, coefficients: Sequence[float]) -> Array:
+        """A whole sum that is not kept, one part in memory at a time."""
         total = self.start(self.size)
         for part, coefficient in enumerate(coefficients):
             if coefficient:
-                _add(total, self.load(part), coefficient)
+                _add(total, self.load(part), coefficient, self.block)
         return total
 
     def _is_far(self, coefficients: Sequence[float]) -> bool:
+        if not self.coefficients:
+            return True
         changes = sum(old != new for old, new in zip(self.coefficients, coefficients, strict=True))
         return changes > sum(map(bool, coefficients))
 
@@ -161,7 +175,7 @@ class RunningSum:
         changed = [part for part, old in enumerate(self.coefficients) if old != coefficients[part]]
         return sorted(changed, key=lambda part: abs(coefficients[part]) > abs(self.coefficients[part]))
 
-    def _afresh(self, coefficients: Sequence[float]) -> Array:
+    def _apart_afresh(self, coefficients: Sequence[float]) -> Array:
         assert self.inexact is not None
         members = [part for part, coefficient in enumerate(coefficients) if coefficient]
         for part in members:

@@ -64,7 +64,7 @@ def draw_scatter(
             axes.set_title(f"{domain}{label}")
         for axes in panels[len(domains) :]:
             axes.set_axis_off()
-        figure.supxlabel(f"log-perplexity of the proxy, {proxy}", fontsize=10)
+        figure.supxlabel(f"log-perplexity of the proxy, {proxy} (dashed: equal)", fontsize=10)
         figure.supylabel("log-perplexity, trained on the mixture", fontsize=10)
         _add_sizes(figure, shown, panels, sizes)
         out = io.BytesIO()

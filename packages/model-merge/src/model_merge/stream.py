@@ -6,7 +6,6 @@ else the next tensor to prepare. No result depends on threads, chunks or blocks:
 statistics come from `Inputs.blocks`, whose blocks are fixed.
 """
 
-import math
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -21,14 +20,17 @@ import numpy as np
 import numpy.typing as npt
 
 from model_merge.checkpoint import Checkpoint
-from model_merge.dtypes import COMPUTE, FLOATS, Values, decode_into, encode_into, itemsize
-from model_merge.header import pread_into
+from model_merge.digests import TensorSums
+from model_merge.dtypes import FLOATS, Values, encode_into, itemsize
+from model_merge.inputs import Reader
 from model_merge.journal import Journal
 from model_merge.output import OutputFile, tensor_bytes
-from model_merge.plan import BLOCK, Kernel, MergePlan, TensorPlan, TensorRef
+from model_merge.plan import BLOCK, Kernel, MergePlan, TensorPlan
 
 CHUNK = 1 << 22
 """Elements per chunk."""
+STEP = 1 << 17
+"""Elements a thread computes at a time: few enough for its cache, many enough that threads seldom meet."""
 SYNC_BYTES = 1 << 28
 """Output bytes between two entries of the journal."""
 WORKSPACE_BYTES = 1 << 24
@@ -96,116 +98,16 @@ class _Work:
             self._changed.notify_all()
 
 
-class Reader:
-    """The inputs of one output tensor (the `Inputs` that `prepare` gets), in arrays that are reused."""
-
-    def __init__(self, checkpoints: Sequence[Checkpoint], tensor: TensorPlan) -> None:
-        """Refuse inputs whose shape does not fit, before anything is read."""
-        self._tensor = tensor
-        self._inputs = [_Input(checkpoints[ref.checkpoint], ref, tensor) for ref in tensor.inputs]
-        self._values: list[npt.NDArray[np.uint8]] = []
-        self._raw = np.empty(0, dtype=np.uint8)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of the output tensor."""
-        return self._tensor.shape
-
-    def blocks(self) -> Iterator[tuple[int, list[Values]]]:
-        """(flat start, values of every input there), `BLOCK` elements at a time, in order."""
-        for start in range(0, self._tensor.size, BLOCK):
-            yield start, self.read(start, min(start + BLOCK, self._tensor.size))
-
-    def read(self, start: int, stop: int) -> list[Values]:
-        """The values of every input's elements [start, stop); the next call overwrites them."""
-        dtype = COMPUTE[self._tensor.compute]
-        num_bytes = (stop - start) * dtype.itemsize
-        if not self._values or len(self._values[0]) < num_bytes:
-            self._values = [np.empty(num_bytes, dtype=np.uint8) for _ in self._inputs]
-            self._raw = np.empty((stop - start) * 8, dtype=np.uint8)
-        found: list[Values] = [array[:num_bytes].view(dtype) for array in self._values]
-        for source, values in zip(self._inputs, found, strict=True):
-            source.read_into(start, stop, values, self._raw)
-        return found
-
-    def will_need(self, start: int, stop: int) -> None:
-        """Ask the kernel to fetch what will be read."""
-        for source in self._inputs:
-            source.will_need(start, stop)
-
-
-class _Input:
-    """One tensor of one checkpoint."""
-
-    def __init__(self, checkpoint: Checkpoint, ref: TensorRef, tensor: TensorPlan) -> None:
-        self._info = checkpoint.tensors[ref.name]
-        self._reference = checkpoint.reference
-        self._descriptor = checkpoint.descriptor(ref.name)
-        self._rows = ref.rows
-        self._row_size = math.prod(tensor.shape[1:])
-        shape = self._info.shape if ref.rows is None else (len(ref.rows), *self._info.shape[1:])
-        if shape != tensor.shape or self._info.dtype not in FLOATS:
-            raise ValueError(
-                f"{ref.name!r} of {checkpoint.reference!r} is {self._info.dtype} {list(shape)}, "
-                f"which does not fit {tensor.name!r} {list(tensor.shape)}"
-            )
-        self._width = itemsize(self._info.dtype)
-
-    def read_into(self, start: int, stop: int, values: Values, buffer: npt.NDArray[np.uint8]) -> None:
-        """Decode elements [start, stop); NaN and infinities are refused, but for absent rows."""
-        raw = buffer[: (stop - start) * self._width]
-        absent: list[slice] = []
-        if self._rows is None:
-            pread_into(self._descriptor, raw.data, self._info.start + start * self._width)
-        else:
-            absent = self._gather(self._rows, start, stop, raw)
-        decode_into(raw, self._info.dtype, values)
-        if not np.isfinite(values).all():
-            where = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise ValueError(
-                f"{self._info.name!r} of {self._reference!r} holds {values[where]}, "
-                f"at element {start + where}: a merge with it would hold it too"
-            )
-        for elements in absent:
-            values[elements] = np.nan
-
-    def _gather(
-        self, rows: npt.NDArray[np.int64], start: int, stop: int, raw: npt.NDArray[np.uint8]
-    ) -> list[slice]:
-        """Read the rows that cover elements [start, stop), neighbours at once; which elements have none."""
-        absent = []
-        first, last = start // self._row_size, -(-stop // self._row_size)
-        here = rows[first:last]
-        breaks = np.flatnonzero((np.diff(here) != 1) | (here[:-1] < 0)) + 1  # -1 and 0 are no neighbours
-        for begin, end in zip([0, *breaks], [*breaks, last - first], strict=True):
-            out_start = max((first + int(begin)) * self._row_size, start)
-            out_stop = min((first + int(end)) * self._row_size, stop)
-            source = int(rows[first + begin])
-            piece = raw[(out_start - start) * self._width : (out_stop - start) * self._width]
-            if source < 0:
-                piece[:] = 0
-                absent.append(slice(out_start - start, out_stop - start))
-                continue
-            skipped = out_start - (first + int(begin)) * self._row_size
-            offset = (source * self._row_size + skipped) * self._width
-            pread_into(self._descriptor, piece.data, self._info.start + offset)
-        return absent
-
-    def will_need(self, start: int, stop: int) -> None:
-        if self._rows is None and hasattr(os, "posix_fadvise"):
-            begin, length = self._info.start + start * self._width, (stop - start) * self._width
-            os.posix_fadvise(self._descriptor, begin, length, os.POSIX_FADV_WILLNEED)
-
-
 class Computer:
     """One thread's way from inputs to the bytes of outputs."""
 
-    def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Take no memory before the first chunk."""
+    def __init__(self, checkpoints: Sequence[Checkpoint], sums: TensorSums | None = None) -> None:
+        """Count what is read for results, but not for statistics, in `sums`."""
         self._checkpoints = checkpoints
+        self._sums = sums
         self._reader: tuple[str, Reader] | None = None
         self._raw = np.empty(0, dtype=np.uint8)
-        self._scratch = np.empty(BLOCK, dtype=np.uint32)
+        self._scratch = np.empty(STEP, dtype=np.uint32)
 
     def prepare(self, tensor: TensorPlan) -> Kernel | None:
         """Run the statistics passes of a tensor."""
@@ -227,7 +129,7 @@ class Computer:
         reader.will_need(chunk.start, chunk.stop)
         for start in range(chunk.start, chunk.stop, step):
             stop = min(start + step, chunk.stop)
-            values = kernel(start, reader.read(start, stop))
+            values = kernel(start, reader.read(start, stop, self._sums))
             yield start * width, self._encode(tensor, values, (stop - start) * width)
 
     def _encode(self, tensor: TensorPlan, values: Values, num_bytes: int) -> npt.NDArray[np.uint8]:
@@ -258,7 +160,10 @@ class Computer:
             self._check_finite(chunk)
         first, last = (tensor_bytes_of(info.num_bytes, info.size, at) for at in (chunk.start, chunk.stop))
         for start in range(first, last, BLOCK):
-            yield start, checkpoint.read_bytes(ref.name, start, min(start + BLOCK, last))
+            raw = checkpoint.read_bytes(ref.name, start, min(start + BLOCK, last))
+            if self._sums is not None:
+                self._sums.add(info.file, info.name, start, raw)
+            yield start, raw
 
     def _check_finite(self, chunk: Chunk) -> None:
         reader, step = self._read(chunk.tensor), _block_elements(chunk.tensor)
@@ -274,7 +179,7 @@ def tensor_bytes_of(num_bytes: int, size: int, elements: int) -> int:
 def _block_elements(tensor: TensorPlan) -> int:
     """Elements a thread computes at a time."""
     fits = WORKSPACE_BYTES // (max(len(tensor.inputs), 1) * 8)
-    return max(min(BLOCK, fits), 1 << 10)
+    return max(min(STEP, fits), 1 << 10)
 
 
 def _pwrite(descriptor: int, buffer: memoryview, offset: int) -> None:
@@ -297,6 +202,7 @@ def write_tensors(
     chunk_elements: int = CHUNK,
     sync_bytes: int = SYNC_BYTES,
     progress: Progress | None = None,
+    sums: TensorSums | None = None,
 ) -> None:
     """Write every tensor that the journal does not know as finished. The last chunks are not synced yet.
 
@@ -313,7 +219,7 @@ def write_tensors(
         for file in files:
             _pwrite(descriptors[file.name], memoryview(file.header), 0)
         unsynced: list[int] = []
-        with closing(_run(plan, files, descriptors, pending, threads)) as numbers:
+        with closing(_run(plan, folder, files, descriptors, pending, threads, sums)) as numbers:
             for number in numbers:
                 unsynced.append(number)
                 written += sizes[number]
@@ -340,27 +246,36 @@ def _sync(descriptors: Mapping[str, int], journal: Journal, unsynced: list[int])
 
 def _run(
     plan: MergePlan,
+    folder: Path,
     files: Sequence[OutputFile],
     descriptors: Mapping[str, int],
     pending: Sequence[list[Chunk]],
     threads: int,
+    sums: TensorSums | None,
 ) -> Generator[int]:
     """The numbers of the chunks, as the threads finish them."""
     work = _Work(pending)
     finished: SimpleQueue[int | None] = SimpleQueue()
 
-    place = {name: (descriptors[file.name], start) for file in files for name, start in file.starts.items()}
+    place = {
+        name: (descriptors[file.name], folder / file.name, first_byte)
+        for file in files
+        for name, first_byte in file.starts.items()
+    }
 
     def run() -> None:
-        computer = Computer(plan.checkpoints)
+        computer = Computer(plan.checkpoints, sums)
         try:
             while (job := work.take()) is not None:
                 if isinstance(job, list):
                     work.prepared(job, computer.prepare(job[0].tensor))
                     continue
-                descriptor, first_byte = place[job[0].tensor.name]
+                name = job[0].tensor.name
+                descriptor, path, first_byte = place[name]
                 for start, raw in computer.results(*job):
                     _pwrite(descriptor, raw.data, first_byte + start)
+                    if sums is not None:
+                        sums.add(path, name, start, raw)
                 finished.put(job[0].number)
         finally:
             work.stop()  # a failure, or nothing is left

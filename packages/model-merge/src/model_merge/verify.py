@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from model_merge.algebra import plan_expression
 from model_merge.checkpoint import Checkpoint, open_checkpoint
 from model_merge.digests import checksum_file
 from model_merge.expression import from_json
-from model_merge.linear import plan_linear
 from model_merge.merge_json import read_merge_json
 from model_merge.mergekit import plan_from_yaml
 from model_merge.plan import MergePlan
@@ -24,12 +24,13 @@ def plan_again(content: dict[str, Any]) -> MergePlan:
         references = [one["reference"] for one in inputs]
         text = json.dumps(_with_references(expression["file"], references))  # JSON is YAML
         return plan_from_yaml(text, seed=expression["seed"], compat=expression["compat"])
-    return plan_linear(
+    return plan_expression(
         from_json(expression["expression"]),
         dtype=expression["dtype"],
         compat=expression["compat"],
         untie=expression["untie"],
         donor=inputs[content["donor"]]["reference"],
+        seed=expression.get("seed", 0),
     )
 
 

@@ -42,7 +42,7 @@ def cut_document(tokens: Sequence[int], *, prefix: int, length: int, document: i
         document: the number that the windows carry.
 
     >>> [(window.context, window.targets) for window in cut_document([11, 12, 13, 14], prefix=2, length=3)]
-    [((2,), (11, 12, 13)), ((12, 13), (14,))]
+    [((2,), (11, 12, 13)), ((11, 12, 13), (14,))]
     """
     windows = []
     for start in range(0, len(tokens), length):

@@ -277,7 +277,7 @@ def twin_karcher(xs: list, max_iter: int = 10, tol: float = 1e-5) -> np.ndarray:
         for u in units:
             cosine = float(np.clip((mean * u).sum(), -1, 1))
             angle = math.acos(cosine)
-            if angle >= tol:
+            if tol <= angle <= math.pi - 1e-6:
                 tangent += angle / math.sin(angle) * (u - cosine * mean) / len(units)
         r = math.sqrt((tangent**2).sum())
         if r < tol:

@@ -28,7 +28,7 @@ IN_BF16 = [
 ]
 F32 = [
     *(name for name in IN_BF16),
-    *("linear_uniform", "linear_weighted", "linear_nonorm", "slerp_t035", "slerp_gradient_filter"),
+    *("linear_uniform", "linear_weighted", "linear_nonorm", "slerp_t035", "slerp_gradient_filter", "slices"),
 ]
 
 

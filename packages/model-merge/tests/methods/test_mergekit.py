@@ -262,6 +262,29 @@ slices: [{sources: [{model: a, layer_range: [0, 3]}, {model: b, layer_range: [0,
         plan_from_yaml(text, tmp_path)
 
 
+SLICED = """
+merge_method: slerp
+base_model: a
+parameters: {t: 0.5}
+slices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 2]}]}]
+"""
+
+
+def test_slices_too_want_models_that_mean_the_same(tmp_path, write_checkpoint):
+    config = {"rope_theta": 10000.0, "num_hidden_layers": 3, "vocab_size": 4}
+    write_checkpoint("a", tensors(1), config=config)
+    write_checkpoint("b", tensors(2, layers=2), config=config | {"num_hidden_layers": 2})
+    assert plan_from_yaml(SLICED, tmp_path).config_changes == {"num_hidden_layers": 2}
+    (tmp_path / "b/config.json").write_text('{"rope_theta": 500000.0}', encoding="utf-8")
+    with pytest.raises(IncompatibleError, match=r"rope_theta 10000\.0 and .*500000\.0"):
+        plan_from_yaml(SLICED, tmp_path)
+    (tmp_path / "b/config.json").write_text(
+        '{"quantization_config": {"quant_method": "awq"}}', encoding="utf-8"
+    )
+    with pytest.raises(IncompatibleError, match=r"is quantised \(awq\)"):
+        plan_from_yaml(SLICED, tmp_path)
+
+
 TIES = "{merge_method: ties, base_model: base, models: [{model: a, parameters: {weight: 1, %s}}]}"
 BAD = {
     "wieght": (
@@ -291,7 +314,7 @@ BAD = {
     ),
     "method": (
         "{merge_method: della, models: [{model: a}]}",
-        "merge_method: 'della' is not known here: .*known: lin",
+        "merge_method: 'della' is not known here .known: linear, slerp",
     ),
     "shared of a model": (
         TIES % "normalize: false",

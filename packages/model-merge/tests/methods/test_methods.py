@@ -85,6 +85,30 @@ def test_no_cutting_into_chunks_changes_a_bit(merge, name, count, has_base, shar
     np.testing.assert_array_equal(cut.view(np.uint32), whole.view(np.uint32))
 
 
+def test_a_direction_opposite_to_the_mean_pulls_it_nowhere(merge):
+    models = [np.array([value]) for value in (1.0, -1.0, 2.0)]
+    assert merge("karcher", models) == pytest.approx(4 / 3)
+
+
+def test_directions_that_cancel_have_no_weighted_mean(merge):
+    models = [np.array([3.0, 4.0]), np.array([-6.0, -8.0])]
+    halves = [{"weight": 0.5}, {"weight": 0.5}]
+    np.testing.assert_allclose(merge("multislerp", models, models=halves), [-1.5, -2.0])  # of two: their line
+    thirds = [{"weight": 0.5}, {"weight": 0.25}, {"weight": 0.25}]
+    with pytest.raises(ValueError, match="w: the weighted directions cancel out"):
+        merge("multislerp", [*models, models[1]], models=thirds)
+
+
+def test_weights_that_sum_to_zero_are_refused_where_they_divide(merge):
+    base, models = tensors((4,), 2)
+    opposite = [{"weight": 1.0}, {"weight": -1.0}]
+    for name, shared in [("linear", {}), ("multislerp", {}), ("task_arithmetic", {"normalize": True})]:
+        with pytest.raises(ValueError, match="sum to zero"):
+            merge(name, models, base=base if name == "task_arithmetic" else None, models=opposite, **shared)
+    difference = merge("linear", models, models=opposite, normalize=False)
+    np.testing.assert_array_equal(difference, models[0] - models[1])
+
+
 small = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, 3e-5])
 
 

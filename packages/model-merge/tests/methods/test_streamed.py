@@ -1,11 +1,13 @@
 """mergekit files carried out by `execute` into folders: the same as in memory, for any threads and chunks."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from model_merge.cli import main
 from model_merge.execute import execute
 from model_merge.mergekit import plan_from_yaml
 
@@ -108,3 +110,96 @@ def test_a_union_of_tokenizers_is_written_whole(tmp_path, write_checkpoint, exec
     vocabulary = json.loads((out / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     assert vocabulary == {"x": 0, "y": 1, "z": 2, "q": 3}
     assert json.loads((out / "config.json").read_text())["vocab_size"] == 4
+
+
+@pytest.fixture
+def cli(monkeypatch, capsys):
+    """Run a command as a user does; exit code, stdout, stderr."""
+
+    def cli(*arguments):
+        monkeypatch.setattr(sys, "argv", ["model-merge", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return cli
+
+
+@pytest.mark.parametrize(
+    "case", ["olmo2__ties", "olmo2__slerp_gradient_filter", "olmo2_bf16__linear_uniform"]
+)
+def test_the_command_makes_what_mergekit_made(tmp_path, cli, load_tensors, read_tensors, case):
+    out = tmp_path / "out"
+    code, output, _ = cli("run", GOLDEN / f"yaml/{case}.yml", out, "--root", GOLDEN)
+    assert code == 0
+    assert output.startswith(f"{out}: 25 tensors, 26,880 parameters")
+    theirs = read_tensors(GOLDEN / "mergekit" / f"{case}.safetensors")
+    for name, tensor in load_tensors(out).items():
+        theirs_wide = theirs[name].astype(np.float64)
+        tolerance = 3e-7 * np.abs(theirs_wide).max()
+        np.testing.assert_allclose(tensor.astype(np.float64), theirs_wide, rtol=0, atol=tolerance)
+
+
+def test_the_command_refuses_what_mergekit_swallows_in_one_line(tmp_path, cli):
+    (tmp_path / "bad.yaml").write_text(
+        "merge_method: ties\nbase_model: models/olmo2_base\nmodels:\n"
+        "- {model: models/olmo2_m1, parameters: {wieght: 1, density: 50}}\n",
+        encoding="utf-8",
+    )
+    code, output, errors = cli("run", tmp_path / "bad.yaml", tmp_path / "out", "--root", GOLDEN)
+    assert (code, output) == (2, "")
+    assert errors == (
+        "error: models[0].parameters.wieght: ties has no such parameter, did you mean 'weight'?\n"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_compat_and_seed_of_the_command_reach_the_merge(tmp_path, cli, load_tensors, read_tensors):
+    yml = GOLDEN / "yaml/olmo2__linear_nonorm.yml"
+    assert cli("run", yml, tmp_path / "same", "--root", GOLDEN, "--compat", "mergekit")[0] == 0
+    assert bits(load_tensors(tmp_path / "same")) == bits(
+        read_tensors(GOLDEN / "mergekit/olmo2__linear_nonorm.safetensors")
+    )
+    dare = GOLDEN / "yaml/olmo2__dare_ties_seed7.yml"
+    for seed in (1, 2):
+        assert cli("run", dare, tmp_path / f"dare{seed}", "--root", GOLDEN, "--seed", seed)[0] == 0
+    assert bits(load_tensors(tmp_path / "dare1")) != bits(load_tensors(tmp_path / "dare2"))
+
+
+@pytest.mark.parametrize("case", ["olmo2__dare_ties_seed7", "olmo2__slerp_gradient_filter", "olmo2__sce"])
+def test_a_merge_is_computed_again_from_its_merge_json(tmp_path, cli, case):
+    assert cli("run", GOLDEN / f"yaml/{case}.yml", tmp_path / "out", "--root", GOLDEN)[0] == 0
+    assert cli("verify", tmp_path / "out")[0] == 0
+
+
+def test_a_merge_with_chosen_tokens_is_computed_again_from_its_merge_json(tmp_path, cli, write_checkpoint):
+    for name, tokens in {"a": ["x", "y"], "b": ["y", "z", "q"]}.items():
+        tensors = {
+            "model.embed_tokens.weight": np.random.default_rng(1)
+            .standard_normal((len(tokens), 3))
+            .astype("f4")
+        }
+        folder = write_checkpoint(name, tensors, config={"vocab_size": len(tokens)})
+        vocabulary = {token: i for i, token in enumerate(tokens)}
+        content = {"added_tokens": [], "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "y"}}
+        (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    text = """
+merge_method: task_arithmetic
+base_model: a
+models: [{model: b, parameters: {weight: [{filter: embed, value: 0.5}, {value: 1}]}}]
+tokenizer:
+  source: union
+  pad_to_multiple_of: 3
+  tokens:
+    z: {source: a, force: true}
+    x: {source: {kind: model_token, model: b, token: q}}
+    q: {source: {kind: zero}, force: true}
+"""
+    file = tmp_path / "merge.yaml"
+    file.write_text(
+        text.replace("source: a,", "source: {kind: model_token, model: a, token_id: 1},"), encoding="utf-8"
+    )
+    assert cli("run", file, tmp_path / "out", "--root", tmp_path)[0] == 0
+    code, output, errors = cli("verify", tmp_path / "out")
+    assert (code, errors.count("error")) == (0, 0), output + errors

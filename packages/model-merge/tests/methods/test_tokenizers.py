@@ -1,6 +1,7 @@
 """One tokenizer of several, and embeddings that follow it."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -221,6 +222,44 @@ def test_without_a_tokenizer_other_shapes_stay_an_error_that_says_what_helps(roo
         plan_from_yaml(text.replace(", }", "}"), root)
     with pytest.raises(ValueError, match=r"'.*small' has no tokenizer.json, and 1 rows of embeddings"):
         plan_from_yaml(LINEAR % ("{model: first}, {model: small}", "tokenizer_source: union"), root)
+
+
+TASK = """
+merge_method: task_arithmetic
+base_model: base
+models: [{model: m1, parameters: {weight: 0.5}}, {model: m3, parameters: {weight: 0.7}}]
+tokenizer_source: union
+"""
+CHOSEN = """
+merge_method: linear
+parameters: {weight: 1.0}
+models: [{model: m1}, {model: m3}]
+tokenizer:
+  source: union
+  pad_to_multiple_of: 64
+  tokens:
+    a0: {source: {kind: zero}, force: true}
+    s3: {source: {kind: model_token, model: m3, token: b2}}
+"""
+
+
+@pytest.mark.parametrize(("name", "text"), [("union", TASK), ("tokens", CHOSEN)])
+def test_every_token_has_the_embedding_that_mergekit_gives_it(
+    golden, tmp_path, execute_plan, read_tensors, name, text
+):
+    for model in ("base", "m1", "m3"):
+        shutil.copytree(golden / "models" / f"olmo2_{model}", tmp_path / model)
+        shutil.copy(golden / "tokenizers" / f"{model}.json", tmp_path / model / "tokenizer.json")
+    plan = plan_from_yaml(text, tmp_path)
+    ours = execute_plan(plan)["model.embed_tokens.weight"]
+    theirs = read_tensors(golden / "tokenizers" / f"{name}.safetensors")["model.embed_tokens.weight"]
+    own = Tokenizer(json.loads(plan.files["tokenizer.json"]))
+    other = Tokenizer(json.loads((golden / "tokenizers" / f"{name}.json").read_text(encoding="utf-8")))
+    assert ours.shape == theirs.shape
+    assert own.ids.keys() == other.ids.keys()
+    rows = [[one.ids[token] for token in sorted(own.ids)] for one in (own, other)]
+    np.testing.assert_allclose(ours[rows[0]], theirs[rows[1]], rtol=0, atol=3e-7)
+    np.testing.assert_allclose(ours[own.num_rows :], theirs[other.num_rows :], rtol=0, atol=3e-7)
 
 
 CHAT = TWO % "tokenizer_source: base, chat_template: %s"

@@ -271,12 +271,12 @@ def _integer_type(name: str, state: Any) -> np.dtype[Any]:
     """The element type, for integers of any size and byte order and for the outer array's objects."""
     plain = (None, None, None, -1, -1)
     if type(state) is not tuple or state[:1] != (3,) or state[2:7] != plain or len(state) != 8:
-        raise RefusedError(f"the element type {name!r} is not as numpy writes it")
+        raise RefusedError(f"the element type {name[:20]!r} is not as numpy writes it")
     if name in ("O8", "O4") and state[1] == "|":
         return np.dtype(object)
     if INTEGER.fullmatch(name) and state[1] in ("<", ">", "|"):
         return np.dtype(f"{state[1]}{name}")
-    raise RefusedError(f"its elements are {name!r}, expected integers")
+    raise RefusedError(f"its elements are {name[:20]!r}, expected integers")
 
 
 def _describe(code: int) -> str:

@@ -81,7 +81,8 @@ def read_lment_order(files: Sequence[Path]) -> DataOrder:
         FileNotFoundError: a file is missing.
         FormatError: a file is cut off or holds anything but rows of integers.
     """
-    epochs = [read_rows(file) for file in files]
+    found = {file: read_rows(file) for file in dict.fromkeys(files)}  # one may be repeated
+    epochs = [found[file] for file in files]
     counts = np.cumsum([0] + [len(offsets) - 1 for offsets, _ in epochs])
     sizes = np.cumsum([0] + [len(ids) for _, ids in epochs])
     offsets = [part[1:] + begin for (part, _), begin in zip(epochs, sizes, strict=False)]

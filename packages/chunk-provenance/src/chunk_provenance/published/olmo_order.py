@@ -98,7 +98,7 @@ def compute_olmo_order(
         updates: at most.
 
     >>> compute_olmo_order(5, batch_size=2, seed=0).ids.tolist()
-    [0, 2, 1, 4]
+    [4, 0, 1, 2]
     """
     parts = [
         _shuffled(num_instances, seed + epoch, instances_together)

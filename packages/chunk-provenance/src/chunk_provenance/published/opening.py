@@ -150,8 +150,6 @@ def published_files(path: Path, kind: Kind) -> list[Path]:
 
 
 def _take_epochs(files: list[Path], epochs: int, path: Path) -> list[Path]:
-    if epochs < 1:
-        raise ValueError(f"--epochs {epochs} must be at least 1")
     if len(files) == 1:
         return files * epochs
     if epochs > len(files):

@@ -16,9 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from chunk_provenance.chunk_updates import sorted_unique
 from chunk_provenance.facts import FACT_CHUNKS, KINDS, Evidence, FactChunks
 from chunk_provenance.formats import FormatError, open_table
-from chunk_provenance.inversion import sorted_unique
 
 Ints = npt.NDArray[np.int64]
 QID = re.compile(r"Q\d+")
@@ -152,12 +152,14 @@ def _answers(rows: pa.Table, path: Path) -> pa.Array:
     for number, words in enumerate(rows["possible_answers"].to_pylist()):
         try:
             value = None if words is None else json.loads(words)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = words
         if value is not None and not (
             isinstance(value, list) and all(isinstance(answer, str) for answer in value)
         ):
-            raise FormatError(f"{str(path)!r} row {number}: 'possible_answers' is {words!r}, no JSON list")
+            raise FormatError(
+                f"{str(path)!r} row {number}: 'possible_answers' is {words[:60]!r}, no JSON list"
+            )
         lists.append(value)
     return pa.array(lists, wanted)
 

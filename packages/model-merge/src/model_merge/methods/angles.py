@@ -14,6 +14,9 @@ from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import Doubles, differences, gram, vector_gram, vector_ids
 from model_merge.plan import Inputs, Kernel
 
+OPPOSITE = 1e-6
+"""A direction within this angle of the opposite of a mean pulls it nowhere: all ways there are as long."""
+
 
 def slerp_factors(products: Doubles, t: float) -> Doubles:
     """Of a and c: sin((1-t)θ)/sinθ and sin(tθ)/sinθ, or 1-t and t where |cosθ| > 0.9995."""
@@ -90,14 +93,15 @@ def _karcher_mean(cosines: Doubles, *, max_iter: int, tol: float) -> Doubles:
     for _ in range(max_iter):
         cosine = np.clip(cosines @ mean, -1, 1)
         angle = np.arccos(cosine)
-        moves = angle >= tol
+        moves = (angle >= tol) & (angle <= np.pi - OPPOSITE)
         pull = np.where(moves, angle / np.where(moves, np.sin(angle), 1.0), 0.0) / count
         tangent = pull - (pull @ cosine) * mean
         size = length(tangent)
         if size < tol:
             break
         mean = np.cos(size) * mean + np.sin(size) / size * tangent
-        mean /= length(mean)
+        if (size := length(mean)) > tol:
+            mean /= size
     return mean
 
 

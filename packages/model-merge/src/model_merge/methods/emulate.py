@@ -14,7 +14,7 @@ import numpy as np
 from model_merge.averaging import ez_average
 from model_merge.dtypes import Values
 from model_merge.methods.linear import nonzero_sum
-from model_merge.methods.select import Cut, Magnitudes, largest
+from model_merge.methods.select import Cut, Magnitudes, every, largest
 from model_merge.methods.sparse import kept_ranks
 from model_merge.methods.spec import Call, Prepare, elementwise, stepwise
 from model_merge.plan import Inputs, Kernel
@@ -48,7 +48,7 @@ def mergekit(name: str, call: Call, dtype: str) -> Prepare:
     Raises:
         ValueError: it cannot be followed.
     """
-    if name not in ROUNDS or call.shared.get("rescale"):
+    if name not in ROUNDS or (call.shared.get("rescale") and name != "task_arithmetic"):
         what = f"{name} with rescale" if name in ROUNDS else name
         raise ValueError(
             f"compat: mergekit's {what} depends on the order in which torch sums or draws and "
@@ -94,12 +94,13 @@ def _deltas(name: str, call: Call, to: Round) -> Prepare:
         return elementwise(lambda flat_start, values: to(values[0]))
     ranks = [kept_ranks(name, model, call.size) for model in call.models]
 
-    def streams(inputs: Inputs) -> Iterator[tuple[int, list[Magnitudes]]]:
-        for flat_start, values in inputs.blocks():
-            yield flat_start, [_magnitudes(delta) for delta in _rounded_deltas(values, to)]
+    def streams(inputs: Inputs, step: int) -> Iterator[tuple[int, list[Magnitudes]]]:
+        for flat_start, block in inputs.blocks():
+            deltas = _rounded_deltas(every(step, flat_start, block), to)
+            yield flat_start, [_magnitudes(delta) for delta in deltas]
 
     def prepare(inputs: Inputs) -> Kernel:
-        cuts = largest(lambda: streams(inputs), ranks, size=call.size)
+        cuts = largest(lambda step: streams(inputs, step), ranks, size=call.size)
         return stepwise(_delta_arithmetic(name, call, to, [(inner, outer) for inner, outer in cuts]))
 
     return prepare

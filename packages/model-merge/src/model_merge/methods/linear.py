@@ -60,7 +60,15 @@ TASK_ARITHMETIC = Method(
     "task_arithmetic",
     "b + lambda * sum of w (x - b)",
     task_arithmetic,
-    (WEIGHT, NORMALIZE_OFF, LAMBDA, INT8_MASK, Parameter("density", "number", 1.0, "model", 0, 1)),
+    (
+        WEIGHT,
+        NORMALIZE_OFF,
+        LAMBDA,
+        INT8_MASK,
+        # mergekit takes these too, without effect
+        Parameter("density", "number", 1.0, "model", 0, 1),
+        Parameter("rescale", "rescale", False),
+    ),
     base="required",
     min_models=0,
 )

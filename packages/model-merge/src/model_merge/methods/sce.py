@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from model_merge.dtypes import Values
 from model_merge.methods.linear import INT8_MASK
-from model_merge.methods.select import EVERYTHING, NOTHING, Cut, Magnitudes, largest
+from model_merge.methods.select import EVERYTHING, NOTHING, Cut, Magnitudes, every, largest
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import Doubles, sums
 from model_merge.plan import Inputs, Kernel
@@ -44,8 +44,9 @@ def selection(call: Call, inputs: Inputs) -> Cut:
     if not wanted:
         return NOTHING
 
-    def streams() -> Iterator[tuple[int, list[Magnitudes]]]:
-        return ((flat_start, [_ranked(values)]) for flat_start, values in inputs.blocks())
+    def streams(step: int) -> Iterator[tuple[int, list[Magnitudes]]]:
+        for flat_start, values in inputs.blocks():
+            yield flat_start, [_ranked(every(step, flat_start, values))]
 
     return largest(streams, [[wanted]], size=call.size)[0][0]
 

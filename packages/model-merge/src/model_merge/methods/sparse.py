@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from model_merge.dtypes import Values
 from model_merge.methods.linear import INT8_MASK, LAMBDA, NORMALIZE_OFF, WEIGHT, nonzero_sum
-from model_merge.methods.select import NOTHING, Cut, Magnitudes, largest
+from model_merge.methods.select import NOTHING, Cut, Magnitudes, every, largest
 from model_merge.methods.spec import Call, Method, Parameter, Prepare, stepwise
 from model_merge.methods.sums import sums
 from model_merge.plan import Inputs, Kernel
@@ -28,9 +28,10 @@ def magnitudes(deltas: Values) -> Magnitudes:
     return np.abs(deltas.astype(np.float32, copy=False))
 
 
-def magnitude_streams(inputs: Inputs) -> Iterator[tuple[int, list[Magnitudes]]]:
+def magnitude_streams(inputs: Inputs, step: int) -> Iterator[tuple[int, list[Magnitudes]]]:
     """The magnitudes of every model's deltas."""
-    for flat_start, values in inputs.blocks():
+    for flat_start, block in inputs.blocks():
+        values = every(step, flat_start, block)
         yield flat_start, [magnitudes(value - values[0]) for value in values[1:]]
 
 
@@ -63,7 +64,7 @@ def ranked_keeps(name: str) -> Callable[[Call, Inputs], list[Keep]]:
 
     def find(call: Call, inputs: Inputs) -> list[Keep]:
         ranks = [kept_ranks(name, model, call.size) for model in call.models]
-        cuts = largest(lambda: magnitude_streams(inputs), ranks, size=call.size)
+        cuts = largest(lambda step: magnitude_streams(inputs, step), ranks, size=call.size)
         return [_inside(outer, None if inner is NOTHING else inner) for inner, outer in cuts]
 
     return find
@@ -134,10 +135,17 @@ def _weighted(
 ) -> Iterator[Values]:
     for value, weight, keep, scale in zip(values[1:], weights, keeps, scales, strict=True):
         delta = value - values[0]
-        kept = keep(flat_start, delta)
-        delta *= weight * scale
-        delta *= kept
+        factor = _as_numbers(keep(flat_start, delta), delta)
+        factor *= weight * scale
+        delta *= factor
         yield delta
+
+
+def _as_numbers(mask: npt.NDArray[np.bool_], like: Values) -> Values:
+    """Ones and zeros: faster to multiply by than truths."""
+    numbers = np.empty_like(like)
+    np.copyto(numbers, mask)
+    return numbers
 
 
 def consensus_kernel(call: Call, keeps: list[Keep], scales: list[float]) -> Kernel:
@@ -146,22 +154,40 @@ def consensus_kernel(call: Call, keeps: list[Keep], scales: list[float]) -> Kern
 
     def arithmetic(flat_start: int, values: list[Values]) -> Values:
         terms = list(_weighted(flat_start, values, weights, keeps, scales))
-        sign: Values = np.copysign(values[0].dtype.type(1), sum(terms) + 0.0)  # -0.0 becomes 0.0
-        total, divisor = np.zeros_like(sign), np.zeros_like(sign)
+        sign = _sign_bits(terms)
+        total, divisor = np.zeros_like(values[0]), np.zeros_like(values[0])
         for weight, term in zip(weights, terms, strict=True):
-            term *= sign
+            bits = term.view(sign.dtype)
+            bits ^= sign  # those that agree become positive
+            agreed = _as_numbers(term > 0, term)
+            term *= agreed
+            total += term
             if normalize:
-                divisor += (term > 0) * sign.dtype.type(weight)
-            total += np.maximum(term, 0, out=term)
+                agreed *= weight
+                divisor += agreed
         if normalize:
             divisor[divisor == 0] = 1
             total /= divisor
-        sign *= scale
-        total *= sign
+        bits = total.view(sign.dtype)
+        bits ^= sign
+        if scale != 1:
+            total *= scale
         total += values[0]
         return total
 
     return stepwise(arithmetic)
+
+
+def _sign_bits(terms: list[Values]) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """The sign of the sum of the terms, as the bit that negates a number."""
+    total = terms[0] + 0.0  # -0.0 becomes 0.0
+    for term in terms[1:]:
+        total += term
+    total += 0.0
+    kind = np.dtype(np.uint32) if total.dtype == np.float32 else np.dtype(np.uint64)
+    bits: npt.NDArray[np.unsignedinteger[Any]] = total.view(kind)
+    bits &= kind.type(1 << (8 * kind.itemsize - 1))
+    return bits
 
 
 def sparse(

@@ -11,12 +11,11 @@ from model_merge.dtypes import Values
 from model_merge.plan import Inputs, Kernel
 
 Prepare = Callable[[Inputs], Kernel]
-Compat = Literal["mergekit", "ez"]
 
 REQUIRED = object()
 """The default of a parameter that has none."""
 
-STEP = 1 << 14
+STEP = 1 << 15
 """Elements of a chunk that an arithmetic takes at a time, so that what lies between stays in the cache."""
 
 
