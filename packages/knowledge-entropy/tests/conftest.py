@@ -84,6 +84,12 @@ def build(config, seed=0):
     return model
 
 
+@pytest.fixture
+def make_family():
+    """Build a random model of a family by name."""
+    return lambda name, seed=0: build(FAMILIES[name], seed=seed)
+
+
 @pytest.fixture(params=list(FAMILIES))
 def family_model(request):
     return build(FAMILIES[request.param])

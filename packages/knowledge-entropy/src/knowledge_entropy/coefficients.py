@@ -106,7 +106,7 @@ def weighted_abs_sum(activation: Tensor, weights: Tensor) -> Float[Tensor, " uni
     budget = CPU_PIECE if activation.device.type == "cpu" else CUDA_PIECE
     rows = max(1, budget // (4 * activation.shape[1]))
     total = torch.zeros(activation.shape[1], dtype=torch.float64, device=activation.device)
-    for part, weight in zip(activation.split(rows), weights.split(rows), strict=True):
+    for part, weight in zip(torch.split(activation, rows), torch.split(weights, rows), strict=True):
         total += weight @ part.abs().to(weight.dtype)
     return total
 

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -82,14 +83,15 @@ def convert_weights(native: dict[str, Tensor], config: OlmoConfig) -> dict[str, 
     """Weights under HF's names."""
     native = dict(native)
     head = config.hidden_size // config.num_attention_heads
-    parts = [config.hidden_size, config.num_key_value_heads * head, config.num_key_value_heads * head]
+    kv = (config.num_key_value_heads or config.num_attention_heads) * head
+    parts = [config.hidden_size, kv, kv]
     try:
         tensors = {"model.embed_tokens.weight": native.pop("transformer.wte.weight")}
         if not config.tie_word_embeddings:
             tensors["lm_head.weight"] = native.pop("transformer.ff_out.weight")
         for layer in range(config.num_hidden_layers):
             block, target = f"{BLOCK}.{layer}", f"model.layers.{layer}"
-            qkv = native.pop(f"{block}.att_proj.weight").split(parts)
+            qkv = torch.split(native.pop(f"{block}.att_proj.weight"), parts)
             up, gate = native.pop(f"{block}.ff_proj.weight").chunk(2)
             named = dict(zip(("q_proj", "k_proj", "v_proj"), qkv, strict=True))
             tensors |= {f"{target}.self_attn.{name}.weight": part for name, part in named.items()}

@@ -57,11 +57,12 @@ def rank_correlation(
     centred = [one - one.mean(-1, keepdims=True) for one in ranks]
     product = (centred[0] * centred[1]).sum(-1)
     size = np.sqrt((centred[0] ** 2).sum(-1) * (centred[1] ** 2).sum(-1))
-    return np.divide(product, size, out=np.full(len(product), np.nan), where=size > 0)
+    return np.asarray(np.divide(product, size, out=np.full(len(product), np.nan), where=size > 0))
 
 
 def _ranks(values: Float[ndarray, " unit"]) -> Float[ndarray, " unit"]:
     """Ranks from 1, equal values sharing their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[inverse]
+    ranks: ndarray = (last - (counts - 1) / 2)[inverse]
+    return ranks

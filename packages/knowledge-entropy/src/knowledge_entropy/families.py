@@ -90,7 +90,7 @@ def _output_map(model: PreTrainedModel, layer: nn.Module, prefix: str, number: i
         )
     module = modules[found[0]]
     width = module.nx if isinstance(module, Conv1D) else module.in_features
-    return OutputMap(number, f"{prefix}.{found[0]}", int(width))  # type: ignore[arg-type]
+    return OutputMap(number, f"{prefix}.{found[0]}", int(width))
 
 
 def find_up_rows(model: PreTrainedModel) -> list[UpRows]:

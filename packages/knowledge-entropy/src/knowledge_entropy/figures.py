@@ -1,4 +1,4 @@
-"""Figures of a series: entropy and deficit over the steps, deficit by layer, rank correlations (extra `plot`)."""
+"""Figures of a series: entropy and deficit, deficit by layer, rank correlations (extra `plot`)."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def draw(series: Path, out: Path) -> list[Path]:
     return written
 
 
-def _places(totals: dict[str, list[Any]]) -> tuple[list[float], list[str], bool]:
+def _places(totals: dict[str, list[Any]]) -> tuple[list[int], list[str], bool]:
     """Where checkpoints stand on an axis: at their steps, or one after the other where some have none."""
     steps = totals["step"]
     if any(step is None for step in steps) or len(set(steps)) < len(steps):
@@ -102,7 +102,7 @@ def _correlation(
     axes = figure.add_subplot()
     image = axes.imshow(values, cmap="viridis", vmax=1, origin="lower")
     figure.colorbar(image, label="Spearman's rho, mean over layers")
-    axes.set_title("Which units are used: rank correlation between checkpoints", loc="left")
+    axes.set_title("Do the same units stay in use?", loc="left")
     _name_checkpoints(axes.set_xticks, labels)
     _name_checkpoints(axes.set_yticks, labels, upright=True)
     axes.set_xlabel("step" if by_step else "")

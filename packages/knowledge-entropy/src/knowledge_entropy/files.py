@@ -1,4 +1,4 @@
-"""Files of this package: coefficients (safetensors), tables (Parquet), JSON; written atomically, same bytes for the same."""
+"""Files of this package: safetensors, Parquet, JSON; written atomically, same bytes for the same."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def read_coefficients(path: Path) -> tuple[dict[str, ndarray], dict[str, str]]:
     if path.suffix == ".pt":
         return {"mean_abs": _published(path)}, {"format": FORMAT, "version": "1", "compat": "upstream"}
     try:
-        with safe_open(path, framework="numpy") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:

@@ -133,12 +133,12 @@ def next_token_entropy(
     model: PreTrainedModel, hidden: Float[Tensor, "token d_model"]
 ) -> Float[Tensor, " token"]:
     """-sum_v p ln p of the next token after every position."""
-    head = model.get_output_embeddings()
+    head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     vocabulary = head.weight.shape[0]
     softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
     entropies = []
     with torch.inference_mode():
-        for part in hidden.split(max(1, CHUNK_NUMBERS // vocabulary)):
+        for part in torch.split(hidden, max(1, CHUNK_NUMBERS // vocabulary)):
             logits = head(part).float()
             if softcap is not None:
                 logits = softcap * torch.tanh(logits / softcap)

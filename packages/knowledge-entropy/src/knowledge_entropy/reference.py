@@ -81,7 +81,7 @@ def _checked(text: str, path: str, revision: str | None, subfolder: str | None) 
 
 
 def find_checkpoints(models: list[str]) -> list[Reference]:
-    """Every model of a series: a folder with step0, step1, ... in it stands for all of them, in that order."""
+    """Every model of a series: a folder with step0, step1, ... in it stands for all of them."""
     found = []
     for text in models:
         steps = sorted(
@@ -164,7 +164,9 @@ def build_skeleton(reference: Reference, *, dtype: torch.dtype, device: torch.de
         )
     try:
         config = AutoConfig.from_pretrained(reference.path, **reference._place, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config, dtype=dtype, trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
         raise ValueError(f"model {str(reference)!r} cannot be opened: {_first_line(error)}") from error
     built: PreTrainedModel = model.to(device).eval()
@@ -187,7 +189,7 @@ def put_weights(model: PreTrainedModel, reference: Reference, weights: dict[str,
                 "a series is one model at several steps"
             )
     model.load_state_dict(weights, strict=False)
-    model.tie_weights()  # type: ignore[no-untyped-call]
+    model.tie_weights()
 
 
 def _opened_by_transformers(reference: Reference, dtype: torch.dtype) -> dict[str, Tensor]:

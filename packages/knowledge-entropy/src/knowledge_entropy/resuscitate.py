@@ -144,7 +144,7 @@ def _own_name(name: str, wanted: dict[str, UpRows]) -> str:
 
 
 def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    with safe_open(file, framework="pt") as opened:  # type: ignore[no-untyped-call]
+    with safe_open(file, framework="pt") as opened:
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     return tensors, {"format": "pt"}
 

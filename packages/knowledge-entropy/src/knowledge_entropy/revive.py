@@ -1,4 +1,4 @@
-"""From coefficients to a resuscitated model, and what the changed units' coefficients are when measured again."""
+"""From coefficients to a resuscitated model, and what its coefficients are when measured again."""
 
 import shutil
 from dataclasses import asdict, dataclass
