@@ -68,6 +68,15 @@ def _eight_bits(dtype: str) -> np.dtype[Any]:
     return found
 
 
+def all_finite(values: Values) -> bool:
+    """Whether no value is NaN or infinite.
+
+    Their sum tells, and allocates nothing; only where it overflows is every value looked at.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
+
+
 def encode(values: Values, dtype: str) -> Bytes:
     """The bytes of the values, each rounded once. `values` may be overwritten.
 
@@ -87,7 +96,7 @@ def encode_into(
     values: Values, dtype: str, raw: Bytes, scratch: npt.NDArray[np.uint32] | None = None
 ) -> None:
     """Write the bytes of the values into `raw`; `values` may be overwritten, `scratch` saves memory."""
-    if not np.isfinite(values).all():
+    if not all_finite(values):
         raise ValueError("NaN or infinite")
     with np.errstate(over="ignore"):
         finite = _encode_finite(values, dtype, raw, scratch)

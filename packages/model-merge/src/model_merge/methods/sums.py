@@ -23,16 +23,29 @@ def differences(values: list[Values], *, has_base: bool) -> list[Values]:
     return [value - values[0] for value in values[1:]] if has_base else values
 
 
-def _doubles(values: list[Values], *, has_base: bool) -> list[Doubles]:
-    wide = [value.astype(np.float64) for value in values]
-    return [value - wide[0] for value in wide[1:]] if has_base else wide
+class _Doubles:
+    """The values of a block in float64, in arrays that are reused: new ones would cost more than the sums."""
+
+    def __init__(self) -> None:
+        self._arrays: list[Doubles] = []
+
+    def of(self, values: list[Values], *, has_base: bool) -> list[Doubles]:
+        """The inputs, or the inputs after the first less the first; the next call overwrites them."""
+        if not self._arrays or len(self._arrays[0]) < len(values[0]):
+            self._arrays = [np.empty(len(value)) for value in values]
+        wide = [array[: len(value)] for array, value in zip(self._arrays, values, strict=True)]
+        for into, value in zip(wide, values, strict=True):
+            np.copyto(into, value)
+        for vector in wide[1:] if has_base else []:
+            vector -= wide[0]
+        return wide[1:] if has_base else wide
 
 
 def gram(inputs: Inputs, *, has_base: bool) -> Doubles:
     """Dot products of all pairs of inputs (less the base), (n, n). One pass; of no elements, (0, 0)."""
-    total = np.zeros((0, 0))
+    total, doubles = np.zeros((0, 0)), _Doubles()
     for _, values in inputs.blocks():
-        vectors = _doubles(values, has_base=has_base)
+        vectors = doubles.of(values, has_base=has_base)
         if not len(total):
             total = np.zeros((len(vectors), len(vectors)))
         for i, left in enumerate(vectors):
@@ -47,11 +60,10 @@ def _mirrored(lower: Doubles) -> Doubles:
     return lower
 
 
-def _dot(left: Values, right: Values) -> float:
-    return sum(
-        float(np.dot(left[start : start + STRETCH], right[start : start + STRETCH]))
-        for start in range(0, len(left), STRETCH)
-    )
+def _dot(left: Doubles, right: Doubles) -> float:
+    whole = len(left) // STRETCH * STRETCH
+    rows, columns = left[:whole].reshape(-1, 1, STRETCH), right[:whole].reshape(-1, STRETCH, 1)
+    return float(np.matmul(rows, columns).sum() + np.dot(left[whole:], right[whole:]))
 
 
 def sums(inputs: Inputs, terms: Callable[[int, list[Values]], list[Values]]) -> Doubles:
@@ -70,9 +82,9 @@ def vector_gram(inputs: Inputs, *, axis: int, has_base: bool) -> Doubles:
     """
     add = _add_last if axis == -1 else _add_first
     num_vectors = vector_count(inputs.shape, axis=axis)
-    total = np.zeros((0, 0, num_vectors))
+    total, doubles = np.zeros((0, 0, num_vectors)), _Doubles()
     for flat_start, values in inputs.blocks():
-        vectors = _doubles(values, has_base=has_base)
+        vectors = doubles.of(values, has_base=has_base)
         if not len(total):
             total = np.zeros((len(vectors), len(vectors), num_vectors))
         for i, left in enumerate(vectors):
