@@ -45,23 +45,22 @@ def inputs(tmp_path, tokenizer_json, monkeypatch):
 
 
 def make_store(path, tokenizer_json, *, bucket=16):
-    """Six documents of six tokens, each a chunk."""
+    """Six documents of one word, each a chunk."""
     encoder = TextEncoder(tokenizer_json)
     words = ["Zero.", "First", "Secon", "Third", "Fours", "Fifth"]
-    tokens = [token for word in words for token in [*map(int, word.encode()), encoder.eos_id]]
+    encoded = encoder.encode(words)
+    starts, lengths = encoded.doc_bounds[:-1].tolist(), np.diff(encoded.doc_bounds).tolist()
     ids = list(range(6))
     write_store(
         path,
-        tokens=tokens,
-        chunks=pa.table(
-            {"chunk_id": ids, "token_start": [6 * i for i in ids], "length": [6] * 6, "bucket": [bucket] * 6}
-        ),
+        tokens=encoded.ids.tolist(),
+        chunks=pa.table({"chunk_id": ids, "token_start": starts, "length": lengths, "bucket": [bucket] * 6}),
         segments=pa.table(
             {
                 "chunk_id": ids,
                 "doc_id": [f"d{i}" for i in ids],
                 "chunk_token_start": [0] * 6,
-                "chunk_token_end": [6] * 6,
+                "chunk_token_end": lengths,
                 "doc_token_start": [0] * 6,
                 "char_start": [0] * 6,
                 "char_end": [5] * 6,
@@ -128,11 +127,15 @@ def test_facts_become_a_plan_and_the_plan_a_new_order(inputs, run_cli):
 
     code, out, err = run_cli("inject", "apply", "order", "plan.parquet", "--store", "store", "--out", "new")
     assert (code, err) == (0, "")
-    lost = [max(0, 6 + length - 16) for length in lengths]
+    own = open_store("store").length[[0, 1, 4, 5]].tolist()
+    lost = [max(0, before + length - 16) for before, length in zip(own, lengths, strict=True)]
     assert out == (
         f"4 items, {sum(lengths)} tokens, in 4 rows of 2 of 3 updates, new\n"
         f"displaced: {sum(lost)} tokens of {sum(map(bool, lost))} chunks, 0 of them whole\n"
     )
+    assert run_cli("check", "new", "--store", "store")[0] == 0
+    shown = run_cli("show", "store", "--order", "new", "--step", 3, "--decode")[1]
+    assert "\nBob met Ada.<|endoftext|>Fours<|endoftext|>\n" in shown
     order = load_order("new")
     assert order.ids.tolist() == [-1, -2, 2, 3, -3, -4]
     assert order.info["intervention"]["kind"] == "injection"
