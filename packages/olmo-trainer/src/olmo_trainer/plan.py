@@ -10,6 +10,7 @@ from transformers import PreTrainedConfig
 from chunk_provenance import open_store
 from olmo_trainer import checkpoint, setup
 from olmo_trainer.config import TrainConfig
+from olmo_trainer.loop_probes import open_probe_sets, probe_steps
 from olmo_trainer.model import count_parameters
 from olmo_trainer.train import tokens_by_step
 
@@ -35,6 +36,11 @@ class Plan:
     memory_bytes: int
     """Weights, gradients and moments, roughly what a micro-batch keeps, on the CPU also the libraries."""
     exports: list[int]
+    num_probes: int
+    """Over all probes files; those that cannot be asked are not counted."""
+    num_skipped: int
+    """Probes that cannot be asked of this model."""
+    probe_steps: list[int]
     disk_bytes: int
     """Exports, and the resume states that exist at the same time."""
     free_bytes: int
@@ -58,6 +64,8 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
     export_bytes = parameters * setup.export_dtype(config, parameters).itemsize
     device = setup.choose_device(config)
     libraries = LIBRARY_BYTES if device.type == "cpu" else 0
+    tokenizer = setup.make_tokenizer(store, max_length=None)
+    probes = open_probe_sets(config.probes, tokenizer, model.config)
     states = config.checkpoint.resume.keep_last + 1  # the newest is written before the oldest goes
     return Plan(
         parameters=parameters,
@@ -69,6 +77,9 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
         updates_per_bucket=dict(zip(buckets.tolist(), counts.tolist(), strict=True)),
         memory_bytes=libraries + parameters * TRAINING_BYTES + activation_bytes(config, model.config),
         exports=exports,
+        num_probes=sum(len(one.asked) for one in probes),
+        num_skipped=sum(len(one.skipped) for one in probes),
+        probe_steps=probe_steps(config.probes, order),
         disk_bytes=len(exports) * export_bytes + states * parameters * RESUME_BYTES,
         free_bytes=shutil.disk_usage(_existing(run)).free,
         device=str(device),
@@ -102,11 +113,14 @@ def check_disk(plan: Plan) -> None:
 def describe(plan: Plan) -> str:
     """The plan as lines of text."""
     buckets = ", ".join(f"{count:,} of length {size}" for size, count in plan.updates_per_bucket.items())
+    skipped = f" ({plan.num_skipped:,} cannot be asked)" if plan.num_skipped else ""
+    probes = [f"probes      {plan.num_probes:,} asked at {len(plan.probe_steps):,} steps{skipped}"]
     return "\n".join(
         [
             f"parameters  {plan.parameters:,}, of them {plan.embedding_parameters:,} input embeddings",
             f"tokens      {plan.tokens:,} in {plan.epochs} epochs; {plan.padding:.1%} of the rows is padding",
             f"updates     {plan.updates:,}: {buckets}",
+            *(probes if plan.probe_steps else []),
             f"memory      about {plan.memory_bytes / 1e9:.2f} GB on {plan.device}",
             f"disk        {plan.disk_bytes / 1e9:.2f} GB: {len(plan.exports)} exports, and resume states",
             f"            {plan.free_bytes / 1e9:.1f} GB are free",
