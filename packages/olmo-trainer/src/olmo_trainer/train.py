@@ -23,7 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from chunk_provenance import ChunkStore, DataOrder, batch_digest, open_store
+from chunk_provenance import ChunkStore, DataOrder, batch_digest, injected_items, open_store, slot_tokens
 from olmo_trainer import checkpoint, setup
 from olmo_trainer.batches import Batch, update_batches
 from olmo_trainer.config import TrainConfig
@@ -211,6 +211,7 @@ class _Session:
         self.optimizer.step()
         self.optimizer.zero_grad()
         tokens = int(self.tokens_seen[step] - self.tokens_seen[step - 1])
+        injected = injected_items(self.order, step)
         return {
             "step": step,
             "epoch": self.order.epoch_of(step),
@@ -220,6 +221,7 @@ class _Session:
             "lr": lr,
             "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
             "batch_digest": batch_digest(chunk_ids),
+            **({"injected": list(injected)} if injected else {}),
         }
 
     def forward_backward(self, step: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, float]]:
@@ -281,9 +283,9 @@ class _Session:
 
 
 def tokens_by_step(store: ChunkStore, order: DataOrder) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Real tokens, padding not counted, trained on up to each step: (updates + 1,)."""
-    by_chunk = np.concatenate([[0], np.cumsum(store.length[order.ids], dtype=np.int64)])
-    return by_chunk[order.offsets]
+    """Tokens trained on up to each step, (updates + 1,): injected ones too, padding and held-out ones not."""
+    by_slot = np.concatenate([[0], np.cumsum(slot_tokens(store, order), dtype=np.int64)])
+    return by_slot[order.offsets]
 
 
 def step_seed(seed: int, step: int) -> int:
