@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from chunk_provenance.formats import FormatError, write_table
 from chunk_provenance.tables import read_user_table
@@ -86,7 +87,7 @@ def read_plan_metadata(path: Path) -> dict[str, str]:
     """What the plan's writer noted: schedule, hashes of facts and tokenizer. Nothing for a plan by hand."""
     if path.suffix != ".parquet":
         return {}
-    found = pa.parquet.read_schema(path).metadata or {}
+    found = pq.read_schema(path).metadata or {}
     return {
         name.decode(): value.decode()
         for name, value in found.items()
