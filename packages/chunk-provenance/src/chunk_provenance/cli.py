@@ -17,6 +17,7 @@ from chunk_provenance import (
     show_command,
     store_commands,
 )
+from chunk_provenance.injection import commands as injection_commands
 from chunk_provenance.injection import metrics_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -46,11 +47,8 @@ app.command(rich_help_panel=CHANGE)(intervention_commands.hold_out)
 app.command(rich_help_panel=CHANGE)(intervention_commands.reschedule)
 app.command(rich_help_panel=CHANGE)(intervention_commands.swap)
 app.command(rich_help_panel=CHANGE)(intervention_commands.diff)
-inject = typer.Typer(
-    no_args_is_help=True, help="Put facts of one's own into a run, and measure what came of it."
-)
-inject.command("metrics")(metrics_command.metrics)
-app.add_typer(inject, name="inject", rich_help_panel=CHANGE)
+injection_commands.app.command("metrics")(metrics_command.metrics)
+app.add_typer(injection_commands.app, rich_help_panel=CHANGE)
 
 
 def print_version(wanted: bool | None) -> None:

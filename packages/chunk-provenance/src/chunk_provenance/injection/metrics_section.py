@@ -39,15 +39,7 @@ def metric_tables(measured: dict[str, Any]) -> list[Table]:
 
 
 def _gain_table(measured: dict[str, Any]) -> Table:
-    columns = [
-        "scenario, depth",
-        "probes",
-        "injections",
-        "effectivity",
-        "outliers",
-        "that lost",
-        "never improved",
-    ]
+    columns = ["scenario, depth", "probes", "times", "effectivity", "outliers", "lost", "never up"]
     rows = [
         [
             _name(row),
@@ -79,7 +71,7 @@ def _injection_table(measured: dict[str, Any]) -> Table:
 
 
 def _decay_table(measured: dict[str, Any]) -> Table:
-    columns = ["scenario, depth", "probes", "kept at the end", "a per decade", "SE", "R2", "log10 tau"]
+    columns = ["scenario, depth", "probes", "left", "a per decade", "SE", "R2", "log10 tau"]
     rows = []
     for row in measured["results"]:
         curve, fit = row["retainability"], row["decay"] or {}
@@ -105,7 +97,7 @@ def _performance_table(measured: dict[str, Any]) -> Table:
     ]
     columns = ["facts", "count", f"K at step {first}", f"K at step {last}", "A"]
     return {
-        "title": "What the model knows (K: mean log-probability of a target token)",
+        "title": "What the model knows (K: nats per target token)",
         "columns": columns,
         "rows": rows,
     }

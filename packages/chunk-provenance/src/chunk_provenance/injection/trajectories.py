@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from chunk_provenance.formats import FormatError, read_table
+from chunk_provenance.formats import FormatError
 from chunk_provenance.injection.metrics import Counts, Floats
+from chunk_provenance.injection.plan_file import fact_of
 from chunk_provenance.tables import read_user_table, recorded_format
 
 SCENARIOS = ("paraphrase", "duplication", "once", "control")
@@ -26,6 +27,7 @@ VALUES = pa.schema(
         ("logprob_mean", pa.float64()),
     ]
 )
+ITEMS = pa.schema([("update", pa.int64()), ("item_id", pa.string())])
 
 
 @dataclass(frozen=True)
@@ -125,20 +127,19 @@ class Injected:
 
 
 def read_injected(path: str | Path) -> dict[str, Injected]:
-    """The injections of each fact from a plan, or from the `injections.parquet` of an order.
+    """The injections of each fact from a plan (also JSONL or CSV), or an order's `injections.parquet`.
 
     Raises:
         FileNotFoundError, FormatError: there is no plan, or it is another file.
     """
     path = Path(path)
     name = recorded_format(path, ("injections", "injection-plan"), "injection-plan")
-    table = read_table(path, name, ["update", "item_id"])
+    table = read_user_table(path, name, ITEMS)
     if not table.num_rows or pc.min(table["update"]).as_py() < 1:
         raise FormatError(f"{str(path)!r} injects nothing, or before update 1: updates count from 1")
     items: dict[str, list[tuple[int, str]]] = {}
     for update, item_id in zip(table["update"].to_pylist(), table["item_id"].to_pylist(), strict=True):
-        fact_id, _, variant = item_id.rpartition("/")
-        items.setdefault(fact_id or item_id, []).append((update, variant))
+        items.setdefault(fact_of(item_id), []).append((update, item_id))
     return {fact_id: _injected(found) for fact_id, found in items.items()}
 
 
@@ -146,8 +147,8 @@ def _injected(items: list[tuple[int, str]]) -> Injected:
     updates = tuple(sorted({update for update, _ in items}))
     if len(updates) == 1:
         return Injected("once", updates)
-    variants = {variant for _, variant in items}
-    return Injected("duplication" if len(variants) == 1 else "paraphrase", updates)
+    wordings = {item_id for _, item_id in items}
+    return Injected("duplication" if len(wordings) == 1 else "paraphrase", updates)
 
 
 def check_start(trajectories: Trajectories, injected: Mapping[str, Injected]) -> None:
