@@ -64,6 +64,21 @@ class EntityIndex:
         self._names = open_strings(path, "entity_names")
         self._name_keys, self._name_texts = open_strings(path, "name_keys"), open_strings(path, "name_texts")
 
+    @property
+    def reference(self) -> str:
+        """What it was opened by."""
+        return str(self.path)
+
+    @property
+    def store_sha256(self) -> str | None:
+        """Of the chunk store it was made from."""
+        return str(self.meta["store_sha256"])
+
+    @property
+    def num_chunks(self) -> int:
+        """How many chunks the store has, with and without mentions."""
+        return self.postings.num_chunks
+
     @cached_property
     def _texts(self) -> Texts:
         return Texts(self.path / "text")

@@ -61,6 +61,17 @@ def phrase_spans(text: str, phrase: str, *, case_sensitive: bool = False) -> lis
     return [(spans[i][0], spans[i + size - 1][1]) for i in starts]
 
 
+def lower_case(text: str) -> str:
+    """Lower case as Lucene makes it: character by character, each to one.
+
+    >>> lower_case("\u0130STANBUL"), lower_case("ΟΔΟΣ")
+    ('istanbul', 'οδοσ')
+    """
+    if "\u0130" not in text and "Σ" not in text:  # all others do not depend on what stands beside them
+        return text.lower()
+    return "".join("i" if character == "\u0130" else character.lower() for character in text)
+
+
 @cache
 def _pattern(*, ascii_only: bool) -> re.Pattern[str]:
     """One word. The pattern for ASCII is the same without what ASCII lacks: faster to make and to match."""
