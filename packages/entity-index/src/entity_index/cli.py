@@ -20,15 +20,24 @@ from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
 from chunk_provenance.sections import command_line, write_section
 from chunk_provenance.sections import section as report_section
 from entity_index import build as builder
+from entity_index.backend import Backend, open_backend
 from entity_index.compare import Comparison, compare_with_names
 from entity_index.facts import evidence_rule, find_fact_chunks
-from entity_index.index import EntityIndex, open_index
+from entity_index.index import open_index
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
+from entity_index.serve_command import serve
 from entity_index.show import hit_record, passage, print_hits, print_table, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-IndexPath = Annotated[Path, typer.Argument(help="Entity index, made by 'entity-index build'.")]
+IndexReference = Annotated[
+    str,
+    typer.Argument(
+        metavar="INDEX",
+        help="Entity index: a folder made by 'entity-index build', or an index on an Elasticsearch server, "
+        "such as http://localhost:9200/enwiki.",
+    ),
+]
 MinScore = Annotated[
     list[str],
     typer.Option(
@@ -44,6 +53,9 @@ Section = Annotated[
 CaseSensitive = Annotated[
     bool, typer.Option("--case-sensitive", help="Tell upper from lower case in strings.")
 ]
+
+
+app.command()(serve)
 
 
 def print_version(wanted: bool | None) -> None:
@@ -91,7 +103,7 @@ def build(
 
 @app.command()
 def query(
-    index: IndexPath,
+    index: IndexReference,
     entity: Annotated[
         list[str],
         typer.Argument(help="Entity id, or name:TEXT for the entity this mostly names. All must be there."),
@@ -113,7 +125,7 @@ def query(
 
     Example: entity-index query index Q7259 "name:Charles Babbage" --string engine --limit 3
     """
-    opened, thresholds = open_index(index), parse_thresholds(min_score)
+    opened, thresholds = open_backend(index), parse_thresholds(min_score)
     known = [resolve(opened, text) for text in entity]
     wanted: list[Clause] = [Entity(name, thresholds) for name in known]
     wanted += [Phrase(text, case_sensitive=case_sensitive) for text in string]
@@ -144,7 +156,7 @@ def describe_query(entities: list[str], strings: list[str], without: list[str], 
 
 @app.command()
 def names(
-    index: IndexPath,
+    index: IndexReference,
     text: Annotated[str, typer.Argument(help="A name, in any case.")],
     prefix: Annotated[bool, typer.Option("--prefix", help="Names that begin so.")] = False,
     limit: Annotated[int, typer.Option(min=0, help="How many entities to show.")] = 10,
@@ -154,7 +166,7 @@ def names(
 
     Example: entity-index names index "Ada Lovelace"
     """
-    matches = open_index(index).names(text, prefix=prefix, limit=limit)
+    matches = open_backend(index).names(text, prefix=prefix, limit=limit)
     if as_json:
         print_json([asdict(match) for match in matches])
     elif matches:
@@ -167,7 +179,7 @@ def names(
 
 @app.command()
 def chunk(
-    index: IndexPath,
+    index: IndexReference,
     chunk_id: Annotated[int, typer.Argument(help="Chunk id, from 0.")],
     as_json: AsJson = False,
 ) -> None:
@@ -175,7 +187,7 @@ def chunk(
 
     Example: entity-index chunk index 12
     """
-    opened = open_index(index)
+    opened = open_backend(index)
     found, mentions = opened.chunk(chunk_id), opened.mentions_of(chunk_id)
     if as_json:
         print_json({**asdict(found), "mentions": [asdict(mention) for mention in mentions]})
@@ -192,7 +204,7 @@ def chunk(
 
 @app.command()
 def facts(
-    index: IndexPath,
+    index: IndexReference,
     probes: Annotated[Path, typer.Argument(help="Probes, Parquet or JSONL: facts with subject and answer.")],
     out: Annotated[Path, typer.Argument(help="The fact-chunks file to write (Parquet).")],
     min_score: MinScore = [],  # noqa: B006
@@ -207,9 +219,9 @@ def facts(
     """
     if out.exists() and not overwrite:
         raise FileExistsError(f"{str(out)!r} exists: choose another place or give --overwrite")
-    opened, thresholds, asked = open_index(index), parse_thresholds(min_score), read_probes(probes)
+    opened, thresholds, asked = open_backend(index), parse_thresholds(min_score), read_probes(probes)
     found = find_fact_chunks(opened, asked, thresholds)
-    store_sha256 = opened.meta["store_sha256"]
+    store_sha256 = opened.store_sha256
     write_fact_chunks(
         found, out, evidence=evidence_rule(thresholds), source="entity-index", store_sha256=store_sha256
     )
@@ -228,7 +240,7 @@ def facts(
 
 @app.command()
 def compare(
-    index: IndexPath,
+    index: IndexReference,
     entity: Annotated[
         str | None, typer.Argument(help="Entity id, or name:TEXT. Default: the entity in most chunks.")
     ] = None,
@@ -245,7 +257,7 @@ def compare(
 
     Example: entity-index compare index "name:Ada Lovelace"
     """
-    opened = open_index(index)
+    opened = open_backend(index)
     found = compare_with_names(
         opened,
         most_frequent(opened) if entity is None else resolve(opened, entity),
@@ -261,11 +273,11 @@ def compare(
         print_comparison(opened, found)
 
 
-def most_frequent(index: EntityIndex) -> str:
+def most_frequent(index: Backend) -> str:
     """The entity in most chunks, the first of equals."""
     if not len(index.entities):
         raise ValueError(
-            f"{str(index.path)!r} has no mention of any entity: was its store built with --mentions?"
+            f"{index.reference!r} has no mention of any entity: was its store built with --mentions?"
         )
     return index.entities[int(index.chunk_counts().argmax())]
 
@@ -293,7 +305,7 @@ def comparison_tables(found: Comparison) -> list[tuple[str, list[str], list[list
     ]
 
 
-def print_comparison(opened: EntityIndex, found: Comparison) -> None:
+def print_comparison(opened: Backend, found: Comparison) -> None:
     """Print the tables, then passages."""
     for title, columns, rows in comparison_tables(found):
         if rows:
@@ -308,7 +320,7 @@ def print_comparison(opened: EntityIndex, found: Comparison) -> None:
             print_hits(opened, hits)
 
 
-def write_comparison(opened: EntityIndex, found: Comparison, path: Path) -> None:
+def write_comparison(opened: Backend, found: Comparison, path: Path) -> None:
     """Write a comparison as a report section."""
     name = found.canonical
     summary = (
@@ -342,10 +354,14 @@ def parse_thresholds(texts: list[str]) -> Thresholds:
     return Thresholds(**changed)
 
 
-def resolve(index: EntityIndex, text: str) -> str:
+ANY_MENTION = Thresholds(hyperlink=0)
+"""Thresholds that every candidate passes."""
+
+
+def resolve(index: Backend, text: str) -> str:
     """An entity as given, or for name:TEXT the one that TEXT names in most chunks, which is said."""
     if not text.startswith("name:"):
-        if index.entities.range_of(text)[0] == index.entities.range_of(text)[1]:
+        if not index.count(Entity(text, ANY_MENTION)):
             say(f"no mention is of {text!r}: 'entity-index names' finds entities by name")
         return text
     name = text.removeprefix("name:")

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from entity_index.index import EntityIndex
+from entity_index.backend import Backend
 from entity_index.query import (
     DEFAULT_THRESHOLDS,
     Entity,
@@ -56,7 +56,7 @@ class Comparison:
 
 
 def compare_with_names(
-    index: EntityIndex,
+    index: Backend,
     entity: str,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
     *,
@@ -105,9 +105,7 @@ def plain_name(title: str) -> str:
     return re.sub(r"(?<=\S) \([^()]*\)$", "", title)
 
 
-def _search_names(
-    index: EntityIndex, where: Entity, names: Iterable[str], *, case_sensitive: bool
-) -> NameSearch:
+def _search_names(index: Backend, where: Entity, names: Iterable[str], *, case_sensitive: bool) -> NameSearch:
     names = tuple(dict.fromkeys(names))
     phrases = name_phrases(names, case_sensitive=case_sensitive)
     total, found, agreed = index.count(where), index.count(phrases), index.count(where & phrases)
@@ -129,12 +127,12 @@ def _varied(hits: tuple[Hit, ...], kinds: list[list[str]]) -> tuple[Hit, ...]:
     return (*first, *rest)
 
 
-def _surfaces(index: EntityIndex, hit: Hit) -> list[str]:
+def _surfaces(index: Backend, hit: Hit) -> list[str]:
     text = index.chunk(hit.chunk_id).text
     return [text[mention.char_start : mention.char_end] for mention in hit.mentions]
 
 
-def _meaning(index: EntityIndex, hit: Hit, thresholds: Thresholds) -> str:
+def _meaning(index: Backend, hit: Hit, thresholds: Thresholds) -> str:
     """The best entity at the first place of the phrase, or that there is none."""
     start, end = hit.phrases[0]
     mentions = index.mentions_of(hit.chunk_id, thresholds)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from chunk_provenance.facts import KINDS, Evidence, distinct_facts
-from entity_index.index import EntityIndex
+from entity_index.backend import Backend
 from entity_index.postings import Ids, contained
 from entity_index.query import Entity, Thresholds
 
@@ -15,7 +15,7 @@ LEFT_OUT = 2.0
 """In an evidence rule, a threshold that no score reaches."""
 
 
-def find_fact_chunks(index: EntityIndex, probes: pa.Table, thresholds: Thresholds) -> pa.Table:
+def find_fact_chunks(index: Backend, probes: pa.Table, thresholds: Thresholds) -> pa.Table:
     """The chunks that mention the subject, the answer, and both, of every fact.
 
     Returns:

@@ -152,7 +152,7 @@ class Mention:
     coref: float
     coref_cluster: float
     row: int
-    """Row of the store's chunk mentions it comes from."""
+    """Row of the store's chunk mentions it comes from; -1 where the index does not say."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from entity_index.index import EntityIndex
+from entity_index.backend import Backend
 from entity_index.query import Hit
 
 Span = tuple[int, int]
@@ -16,7 +16,7 @@ WIDTH = 200
 """Characters of a passage."""
 
 
-def print_hits(index: EntityIndex, hits: Iterable[Hit]) -> None:
+def print_hits(index: Backend, hits: Iterable[Hit]) -> None:
     """Print each hit: chunk, score, title, and a passage with the matching places."""
     console = Console(file=sys.stdout, soft_wrap=True, highlight=False)
     for hit in hits:
@@ -116,13 +116,13 @@ def show_cell(value: str | float) -> str:
     return f"{value:.2f}" if isinstance(value, float) else f"{value:,}"
 
 
-def hit_record(index: EntityIndex, hit: Hit) -> dict[str, Any]:
+def hit_record(index: Backend, hit: Hit) -> dict[str, Any]:
     """A hit for a program to read."""
     chunk = index.chunk(hit.chunk_id)
     return {**asdict(hit), "doc_id": chunk.doc_id, "title": chunk.title or None, "text": chunk.text}
 
 
-def passage(index: EntityIndex, hit: Hit) -> dict[str, Any]:
+def passage(index: Backend, hit: Hit) -> dict[str, Any]:
     """A hit for a report."""
     chunk = index.chunk(hit.chunk_id)
     text, spans = cut_passage(chunk.text, spans_of(hit), anchors_of(hit))
