@@ -6,6 +6,7 @@ import pytest
 
 from chunk_provenance import (
     DataOrder,
+    load_dynamics,
     load_order,
     open_store,
     read_injection_plan,
@@ -206,7 +207,7 @@ def test_published_rules_say_what_they_lost(inputs, run_cli):
     sizes = ["--rows", 1, "--seq-length", 7, "--tokenizer", "tokenizer.json", "--out", "plan.parquet"]
     words = ["inject", "plan", "facts.json", "--schedule", "general", "--group", "all=once", *sizes]
     assert "1 problem:\n  update 1: 2 items for 1 rows" in run_cli(*words)[2]
-    code, out, _ = run_cli(*words, "--compat")
+    code, out, _ = run_cli(*words, "--compat", "upstream")
     assert code == 0
     plan = read_injection_plan("plan.parquet")
     whole = TextEncoder((inputs / "tokenizer.json").read_text(encoding="utf-8")).encode(
@@ -261,10 +262,28 @@ def test_a_plan_of_another_tokenizer_is_refused_and_one_that_names_none_is_told(
 
 def test_probes_are_written(inputs, run_cli):
     code, out, _ = run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")
-    assert (code, out) == (0, "1 probes of 2 facts, probes.jsonl\n")
+    assert (code, out) == (0, "1 probe of 2 facts, probes.jsonl\n")
     assert read_probes("probes.jsonl")["probe_id"].to_pylist() == ["0-mem-0"]
     assert run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")[0] == 2
     assert run_cli("inject", "probes", "facts.json", "--out", "probes.csv")[0] == 2
     (inputs / "bare.json").write_text(json.dumps(FACTS[1:]), encoding="utf-8")
     code, _, err = run_cli("inject", "probes", "bare.json", "--out", "bare.jsonl")
     assert (code, err.startswith("error: the facts have no probes")) == (2, True)
+
+
+def test_facts_that_no_chunk_states_are_studied_with_an_empty_table_of_fact_chunks(inputs, run_cli):
+    assert run_cli("inject", "plan", "facts.json", *GENERAL, *FOR_ORDER, "--out", "plan.parquet")[0] == 0
+    assert run_cli("inject", "apply", "order", "plan.parquet", "--store", "store", "--out", "new")[0] == 0
+    assert run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")[0] == 0
+    assert run_cli("facts", "store", "probes.jsonl", "chunks.parquet")[0] == 0
+    rows = [
+        {"step": step, "fact_id": "0", "probe_id": "0-mem-0", "rank": 1 + (step < 2)} for step in (0, 2, 3)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    (inputs / "answers.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    code, out, _ = run_cli("dynamics", "new", "chunks.parquet", "answers.jsonl", "dynamics", "--json")
+    assert code == 0
+    assert json.loads(out)["facts_seen"] == 1
+    facts = load_dynamics("dynamics").facts.to_pylist()
+    assert [(row["exposures_by_step"], row["learned_at"]) for row in facts] == [([0, 1, 2], 2)]
+    assert run_cli("report", "dynamics", "report.html")[0] == 0

@@ -15,6 +15,7 @@ from chunk_provenance.cloze import check_ending, write_probes
 from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.injection.applying import inject
 from chunk_provenance.injection.fact_file import InjectableFact, fact_probes, read_injectable_facts
+from chunk_provenance.injection.metrics_command import Compat
 from chunk_provenance.injection.plan_file import read_injection_plan, write_injection_plan
 from chunk_provenance.injection.planning import (
     Planned,
@@ -126,13 +127,13 @@ def plan(
         str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
     ] = None,
     compat: Annotated[
-        bool,
+        Compat | None,
         typer.Option(
-            "--compat",
-            help="Deal items to rows as the published code: up to 64 rows, join items so that every row has "
-            "some; with more rows, drop the items that have none; cut what is too long. Says what was lost.",
+            help="upstream: deal items to rows as the published code: up to 64 rows, join items so that "
+            "every row has some; with more, drop the items that have none; cut what is too long. Says what "
+            "was lost."
         ),
-    ] = False,
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -152,10 +153,9 @@ def plan(
     encoder = load_encoder(tokenizer or opened.path / "tokenizer.json", eos_token=eos_token)  # type: ignore[union-attr]
     wanted = make_schedule(schedule, group or [], known, start=start, interval=interval, count=count)
     wanted = replace(wanted, group_spacing=group_spacing, epochs=epochs, epoch_updates=epoch_updates)
-    planned = plan_injections(
-        known, wanted, encoder, shapes=shapes, placement=placement.value, eos=eos, compat=compat
-    )
-    note = describe_plan(schedule.value, wanted, known, placement=placement.value, eos=eos, compat=compat)
+    how: dict[str, Any] = {"placement": placement.value, "eos": eos, "compat": compat is not None}
+    planned = plan_injections(known, wanted, encoder, shapes=shapes, **how)
+    note = describe_plan(schedule.value, wanted, known, **how)
     hashes = json.dumps([hash_file(path) for path in facts])
     write_injection_plan(
         planned.plan, out, schedule=note, facts_sha256=hashes, tokenizer_sha256=hash_text(encoder.content)
@@ -321,7 +321,7 @@ def probes(
     if not table.num_rows:
         raise ValueError("the facts have no probes: give them mem_input and mem_target, gen_*, hard_gen_*")
     write_probes(table, out)
-    print(f"{table.num_rows:,} probes of {len(known):,} facts, {out}")
+    print(f"{table.num_rows:,} probe{'s' * (table.num_rows != 1)} of {len(known):,} facts, {out}")
 
 
 def check_free(out: Path, *, overwrite: bool) -> None:
