@@ -277,7 +277,9 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(joined, call, line, mes
     assert message in err
 
 
-@pytest.mark.parametrize("command", ["facts chunks", "facts paraphrase", "dynamics", "trace", "cloze", "report"])
+@pytest.mark.parametrize(
+    "command", ["facts chunks", "facts paraphrase", "dynamics", "trace", "cloze", "report"]
+)
 def test_every_command_has_a_help_with_an_example(call, command):
     code, out, _ = call(f"{command} --help")
     words = re.sub(r"[\s│]+", " ", out)
