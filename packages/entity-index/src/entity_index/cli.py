@@ -213,7 +213,7 @@ def facts(
 ) -> None:
     """Find the chunks that state each fact: those that mention its subject and its answer.
 
-    The same rows as 'chunk-provenance facts', looked up in the index.
+    The same rows as 'chunk-provenance facts chunks', looked up in the index.
 
     Example: entity-index facts index probes.parquet fact_chunks.parquet
     """
