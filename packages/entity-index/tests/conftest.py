@@ -4,6 +4,10 @@ import itertools
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
+import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +241,78 @@ def build_pair():
     return build
 
 
+# A real Elasticsearch server, by tools/elasticsearch.py of the workspace, or the file ELASTICSEARCH_TOOL.
+
+
+def find_elasticsearch_tool():
+    if "ELASTICSEARCH_TOOL" in os.environ:
+        return Path(os.environ["ELASTICSEARCH_TOOL"])
+    places = (folder / "tools" / "elasticsearch.py" for folder in Path(__file__).parents)
+    return next((place for place in places if place.is_file()), None)
+
+
+def needed(reason):
+    """A user's machine may lack it: skip. Where all checks run, it must be there."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@dataclass
+class Cluster:
+    """A cluster of its own folder, driven by the tool."""
+
+    tool: Path
+    folder: Path
+
+    def start(self, *options):
+        """Bring up what is down; the addresses of its nodes."""
+        command = [sys.executable, self.tool, "start", "--folder", self.folder, "--heap", "512m", *options]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8")
+        if done.returncode == 3:
+            needed(done.stderr.strip())
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split()
+
+    def kill(self, node=1):
+        """End a node as a power cut does."""
+        number = (self.folder / f"node-{node}" / "pid").read_text(encoding="utf-8").strip()
+        os.kill(int(number), signal.SIGKILL)
+        arguments = ["ps", "-ww", "-o", "args=", "-p", number]
+        while b"org.elasticsearch" in subprocess.run(arguments, stdout=subprocess.PIPE).stdout:
+            pass
+
+    def remove(self):
+        """Stop it and remove its data."""
+        subprocess.run([sys.executable, self.tool, "stop", "--delete", "--folder", self.folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def make_cluster():
+    """Describe clusters, each with a folder of its own that goes at the end; `start` brings one up."""
+    tool = find_elasticsearch_tool()
+    if tool is None:
+        needed("there is no tools/elasticsearch.py above the tests, and ELASTICSEARCH_TOOL names none")
+    clusters = []
+    with tempfile.TemporaryDirectory(prefix="entity-index-", dir="/var/tmp") as folder:
+        Path(folder).chmod(0o755)  # the server's user must come in
+
+        def make():
+            clusters.append(Cluster(tool, Path(folder) / f"cluster-{len(clusters)}"))
+            return clusters[-1]
+
+        yield make
+        for cluster in clusters:
+            cluster.remove()
+
+
+@pytest.fixture(scope="session")
+def elasticsearch_url(make_cluster):
+    """The address of an empty server that all tests of a session share; use index names of your own."""
+    (url,) = make_cluster().start()
+    return url
+
+
 # An index on a server in LMEnt's layout, written with raw requests
 
 
@@ -331,13 +407,7 @@ def candidate(number, row):
 
 
 @pytest.fixture(scope="session")
-def server():
-    """The address of a real server."""
-    return os.environ["ENTITY_INDEX_TEST_SERVER"]
-
-
-@pytest.fixture(scope="session")
-def elastic_pair(server):
+def elastic_pair(elasticsearch_url):
     """The same corpus in the embedded index and on a server."""
     numbers = itertools.count()
 
@@ -345,9 +415,7 @@ def elastic_pair(server):
         store = write(folder / "store", texts, mentions, titles)
         build_index(store.path, folder / "index")
         name = f"pair{next(numbers)}"
-        for index in (name, name + "_case_sensitive"):
-            ask(f"{server}/{index}?ignore_unavailable=true", "DELETE")
-        write_lment(server, name, lment_documents(texts, store.mention_table.to_pylist(), titles))
-        return open_index(folder / "index"), open_backend(f"{server}/{name}")
+        write_lment(elasticsearch_url, name, lment_documents(texts, store.mention_table.to_pylist(), titles))
+        return open_index(folder / "index"), open_backend(f"{elasticsearch_url}/{name}")
 
     return build

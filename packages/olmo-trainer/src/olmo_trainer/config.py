@@ -7,7 +7,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -157,12 +157,27 @@ class ResumeConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is written while training. The only section that may change when a run is continued."""
+    """What is written while training. It may change when a run is continued, as `probes` may."""
 
     export: ExportConfig = ExportConfig()
     """Checkpoints that others open."""
     resume: ResumeConfig = ResumeConfig()
     """States the run itself continues from."""
+
+
+class ProbesConfig(Section):
+    """Questions asked of the model while it trains; step 0 and the last are always among the steps."""
+
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Path] = {}
+    """Name and probes file (Parquet or JSONL); the answers go to RUN/probes/NAME/step{N}.parquet."""
+    every: PositiveInt | None = None
+    """Steps between two times they are asked."""
+    log_until: NonNegativeInt = 0
+    """Also ask at steps 1, 2, 4, 8, ... up to this one; 0 for none."""
+    steps: tuple[NonNegativeInt, ...] = ()
+    """Further steps to ask at."""
+    after_injections: NonNegativeInt | None = None
+    """Also ask just before every update with injected rows, and at each of so many steps from there on."""
 
 
 class TrainConfig(Section):
@@ -182,6 +197,8 @@ class TrainConfig(Section):
     """Random seeds."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What is written and when."""
+    probes: ProbesConfig = ProbesConfig()
+    """What is asked while training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; weights and optimiser stay float32."""
     micro_batch_tokens: PositiveInt | None = None
