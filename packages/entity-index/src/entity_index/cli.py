@@ -25,6 +25,7 @@ from entity_index.compare import Comparison, compare_with_names
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import open_index
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
+from entity_index.serve_command import serve
 from entity_index.show import hit_record, passage, print_hits, print_table, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -52,6 +53,9 @@ Section = Annotated[
 CaseSensitive = Annotated[
     bool, typer.Option("--case-sensitive", help="Tell upper from lower case in strings.")
 ]
+
+
+app.command()(serve)
 
 
 def print_version(wanted: bool | None) -> None:
