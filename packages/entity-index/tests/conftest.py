@@ -11,6 +11,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -419,3 +420,21 @@ def elastic_pair(elasticsearch_url):
         return open_index(folder / "index"), open_backend(f"{elasticsearch_url}/{name}")
 
     return build
+
+
+@pytest.fixture(scope="session", name="lment_documents")
+def give_lment_documents():
+    """Texts, rows of mentions and titles as documents."""
+    return lment_documents
+
+
+@pytest.fixture(scope="session")
+def mention_rows():
+    """Mention rows as a store has them."""
+    return lambda mentions, texts: mention_table(mentions, texts).to_pylist()
+
+
+@pytest.fixture(scope="session")
+def raw_requests():
+    """Requests without our client: `ask`, `write_lment`."""
+    return SimpleNamespace(ask=ask, write_lment=write_lment)
