@@ -20,7 +20,7 @@ from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
 from chunk_provenance.sections import command_line, write_section
 from chunk_provenance.sections import section as report_section
 from entity_index import build as builder
-from entity_index.backend import Backend, open_backend
+from entity_index.backend import Backend, check_client, open_backend
 from entity_index.compare import Comparison, compare_with_names
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import open_index
@@ -99,6 +99,37 @@ def build(
     counts = f"{meta['num_postings']:,} mentions of {meta['num_entities']:,} entities"
     left_out = meta["num_mentions"] - meta["num_postings"]
     say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
+
+
+@app.command()
+def restore(
+    server: Annotated[
+        str, typer.Argument(help="Address of the Elasticsearch server, such as http://localhost:9200.")
+    ],
+    folder: Annotated[
+        str,
+        typer.Argument(help="Folder of the snapshots, as the server sees it; its path.repo must allow it."),
+    ],
+    snapshot: Annotated[str | None, typer.Option(help="Which snapshot, where there are several.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Name for the index. Default: the name it has there."),
+    ] = None,
+) -> None:
+    """Restore a published snapshot on an Elasticsearch server, to query it as it is.
+
+    Both indices of the pair are restored, NAME and NAME_case_sensitive. What is there is never replaced.
+
+    Example: entity-index restore http://localhost:9200 /data/snapshots/lment --as wikipedia
+    """
+    check_client()
+    from entity_index.elastic.restore import restore_snapshot
+
+    with show_progress() as progress:
+        done = restore_snapshot(server, folder, snapshot=snapshot, name=name, progress=progress)
+    indices = " and ".join(done.indices)
+    say(f"{indices} restored from {done.snapshot}: {num_chunks(done.num_chunks)}")
+    print(f"{server.rstrip('/')}/{done.indices[0]}")
 
 
 @app.command()
