@@ -69,6 +69,11 @@ def test_the_readme_prints_what_it_says_of_orders(heading, follow):
     follow(heading)
 
 
+def test_the_readme_prints_what_it_says_of_measures(tmp_path, monkeypatch, follow):
+    monkeypatch.chdir(tmp_path)
+    follow("What an injection taught")
+
+
 def test_the_readme_prints_what_it_says_of_mixtures(tmp_path, monkeypatch, follow):
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table(MENTIONS), "mentions.parquet")

@@ -17,6 +17,8 @@ from chunk_provenance import (
     show_command,
     store_commands,
 )
+from chunk_provenance.injection import commands as injection_commands
+from chunk_provenance.injection import metrics_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 MAKE, ASK, CHANGE = "Make chunks and an order", "Ask an order", "Change an order"
@@ -45,6 +47,8 @@ app.command(rich_help_panel=CHANGE)(intervention_commands.hold_out)
 app.command(rich_help_panel=CHANGE)(intervention_commands.reschedule)
 app.command(rich_help_panel=CHANGE)(intervention_commands.swap)
 app.command(rich_help_panel=CHANGE)(intervention_commands.diff)
+injection_commands.app.command("metrics")(metrics_command.metrics)
+app.add_typer(injection_commands.app, rich_help_panel=CHANGE)
 
 
 def print_version(wanted: bool | None) -> None:
