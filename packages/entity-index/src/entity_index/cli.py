@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
-from chunk_provenance.sections import command_line, write_section
-from chunk_provenance.sections import section as report_section
 from entity_index import build as builder
+from entity_index.annotate_command import annotate
 from entity_index.backend import Backend, open_backend
 from entity_index.compare import Comparison, compare_with_names
 from entity_index.facts import evidence_rule, find_fact_chunks
@@ -32,6 +31,7 @@ from entity_index.options import (
     num_chunks,
     parse_thresholds,
     print_json,
+    save_section,
     say,
 )
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
@@ -42,6 +42,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 
 app.command()(serve)
+app.command()(annotate)
 
 
 def print_version(wanted: bool | None) -> None:
@@ -317,11 +318,6 @@ def write_comparison(opened: Backend, found: Comparison, path: Path) -> None:
     tables = [table(*parts) for parts in comparison_tables(found) if parts[2]]
     passages = [passage(opened, hit) for hit in (*found.missed_hits, *found.extra_hits)]
     save_section(path, "Entities against strings", summary, tables=tables, passages=passages)
-
-
-def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
-    """Write a section for the report of chunk-provenance."""
-    write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
 
 
 ANY_MENTION = Thresholds(hyperlink=0)

@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from chunk_provenance.sections import command_line, write_section
+from chunk_provenance.sections import section as report_section
 from entity_index.query import SOURCES, Thresholds
 
 IndexReference = Annotated[
@@ -62,3 +64,8 @@ def print_json(value: object) -> None:
 def say(message: str) -> None:
     """Words go to stderr."""
     typer.echo(message, err=True)
+
+
+def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
+    """Write a section for the report of chunk-provenance."""
+    write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
