@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 GOLDEN = Path(__file__).parent / "golden"
 VOCAB = 60
@@ -24,11 +24,11 @@ def write_parquet(path, name, **columns):
 def make_store(tmp_path):
     """Write a chunk store of random tokens; `documents` lists the lengths of each chunk's documents."""
 
-    def make(name="store", documents=(), *, bucket=None, seed=0):
+    def make(name="store", documents=(), *, bucket=None, seed=0, vocab=VOCAB):
         path = tmp_path / name
         path.mkdir()
         lengths = np.array([sum(parts) for parts in documents])
-        tokens = np.random.default_rng(seed).integers(2, VOCAB, lengths.sum())
+        tokens = np.random.default_rng(seed).integers(2, vocab, lengths.sum())
         np.save(path / "tokens.npy", tokens.astype(np.uint32))
         buckets = [bucket or 1 << int(length - 1).bit_length() for length in lengths]
         write_parquet(
@@ -52,14 +52,16 @@ def make_store(tmp_path):
             char_start=np.zeros(sum(map(len, documents)), dtype=np.int64),
             char_end=np.concatenate(ends).astype(np.int64),
         )
-        vocabulary = {"<eos>": 0, "<pad>": 1} | {f"w{i}": i for i in range(2, VOCAB)}
-        Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>")).save(str(path / "tokenizer.json"))
+        vocabulary = {"<eos>": 0, "<pad>": 1} | {f"w{i}": i for i in range(2, vocab)}
+        tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<eos>"))
+        tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        tokenizer.save(str(path / "tokenizer.json"))
         meta = {
             "format": "chunk-store",
             "version": 1,
             "num_chunks": len(lengths),
             "num_tokens": int(lengths.sum()),
-            "tokenizer": {"pad_id": 1, "eos_id": 0, "vocab_size": VOCAB},
+            "tokenizer": {"pad_id": 1, "eos_id": 0, "vocab_size": vocab},
         }
         (path / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
         return path

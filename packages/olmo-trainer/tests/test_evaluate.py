@@ -167,7 +167,7 @@ def test_probes_that_cannot_be_asked_are_named_with_the_reason(tokenizer):
     assert skipped == [
         Skipped("fact empty", "empty", "the prompt is empty"),
         Skipped("fact unanswered", "unanswered", "there is no accepted answer"),
-        Skipped("fact nothing", "nothing", "' ' becomes no token behind the prompt"),
+        Skipped("fact nothing", "nothing", "' ' has no tokens of its own behind the prompt"),
     ]
     asked, skipped = prepare(PROBES, tokenizer, max_length=11)
     assert skipped[-1] == Skipped("fact long", "long", "it takes 12 tokens, the model reads 11")

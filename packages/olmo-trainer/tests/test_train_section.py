@@ -55,3 +55,10 @@ def test_a_run_without_an_update_says_so(tmp_path):
     run = tmp_path / "run"
     write_metrics(run, [{"step": 0, "epoch": 0, "tokens": 0, "validation/held_out/ce": 6.0}])
     assert training_section(run)["summary"] == "No update is done yet."
+
+
+def test_the_section_counts_injected_items(tmp_path):
+    run = tmp_path / "run"
+    logged = [update(1, tokens=9, ce=5.0, injected=["a/0", "b/0"]), update(2, tokens=18, ce=5.0)]
+    write_metrics(run, [*logged, update(3, tokens=27, ce=5.0, injected=["a/1"])])
+    assert ["injected items", 3] in training_section(run)["tables"][0]["rows"]

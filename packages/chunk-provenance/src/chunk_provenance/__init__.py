@@ -3,6 +3,7 @@
 from chunk_provenance.analysis import Analysis, AnalysisSettings, analyze
 from chunk_provenance.analysis_files import save_analysis
 from chunk_provenance.answers import read_answers
+from chunk_provenance.bucket_checks import check_buckets
 from chunk_provenance.cloze import make_cloze_probes
 from chunk_provenance.exposures import Exposures, find_exposures
 from chunk_provenance.facts import (
@@ -14,13 +15,19 @@ from chunk_provenance.facts import (
     write_fact_chunks,
 )
 from chunk_provenance.formats import FormatError
+from chunk_provenance.injection.applying import inject
+from chunk_provenance.injection.plan_file import (
+    make_injection_plan,
+    read_injection_plan,
+    write_injection_plan,
+)
+from chunk_provenance.injection.rows import injected_items, order_rows, slot_chunks, slot_tokens
 from chunk_provenance.joining import Dynamics, compute_dynamics, load_dynamics, save_dynamics
 from chunk_provenance.mixture_order import compute_store_order
 from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
-    check_buckets,
     check_store,
     compute_order,
     load_order,
@@ -60,15 +67,20 @@ __all__ = [
     "compute_store_order",
     "find_exposures",
     "find_fact_chunks",
+    "inject",
+    "injected_items",
     "load_dynamics",
     "load_order",
     "make_cloze_probes",
+    "make_injection_plan",
     "make_report",
     "open_order",
     "open_store",
     "open_studied_facts",
+    "order_rows",
     "read_answers",
     "read_fact_chunks",
+    "read_injection_plan",
     "read_popqa_kas",
     "read_probes",
     "read_section",
@@ -76,9 +88,12 @@ __all__ = [
     "save_dynamics",
     "save_order",
     "section",
+    "slot_chunks",
+    "slot_tokens",
     "stratified_sample",
     "trace_fact",
     "write_fact_chunks",
+    "write_injection_plan",
     "write_mixture",
     "write_report",
     "write_section",

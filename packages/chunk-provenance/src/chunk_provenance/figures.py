@@ -11,6 +11,7 @@ import numpy as np
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, dark enough on white.
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#AA4499", "#7A6A00", "#4477AA", "#882255", "#444444"]
+MOST_MARKERS = 150  # of a line; more would hide it
 LARGE, SMALL = (7.2, 3.9), (4.8, 3.2)  # inches
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "chunk-provenance",
@@ -66,8 +67,9 @@ def _numbers(values: list[float | None]) -> Any:
 def _draw_lines(axes: Any, figure: dict[str, Any]) -> None:
     for series, color in zip(figure["series"], _colors(len(figure["series"])), strict=True):
         x, y = np.array(series["x"], dtype=float), _numbers(series["y"])
+        marker = "o" if len(x) <= MOST_MARKERS else None
         axes.plot(
-            x, y, color=color, marker="o", markersize=3, linewidth=1.6, label=str(series.get("label", ""))
+            x, y, color=color, marker=marker, markersize=3, linewidth=1.6, label=str(series.get("label", ""))
         )
         if series.get("low") and series.get("high"):
             low, high = _numbers(series["low"]), _numbers(series["high"])

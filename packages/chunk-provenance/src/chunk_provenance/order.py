@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from chunk_provenance.bucket_checks import check_buckets
 from chunk_provenance.csr import gather
 from chunk_provenance.formats import (
     FormatError,
@@ -28,12 +29,15 @@ from chunk_provenance.formats import (
     write_table,
 )
 from chunk_provenance.hashing import hash_file, hash_text
+from chunk_provenance.injection.slots import INJECTIONS, InjectedSlots, read_slots
 from chunk_provenance.reverse_index import Inverse, find_places, invert
 
 Ids = npt.NDArray[np.int64]
 
 MASKED = pa.schema([("update", pa.int64()), ("chunk_id", pa.int64())])
 PLAN = pa.schema([("update", pa.int64()), ("chunk_id", pa.int64()), ("new_chunk_id", pa.int64())])
+TABLES = {"masked": MASKED, "plan": PLAN, "injections": INJECTIONS}
+"""Parquet files of an order folder, where it has them."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class DataOrder:
     """A recorded order. `ids[offsets[s - 1] : offsets[s]]` are the chunks of update `s`."""
 
     offsets: Ids  # (updates + 1,)
-    ids: Ids  # (total,) >= 0 a chunk id, -(k + 1) row k of the injection plan
+    ids: Ids  # (total,) >= 0 a chunk id, -(k + 1) an injected item: row k of `injections`
     epoch_starts: Ids  # (epochs,) updates done when the epoch begins
     info: dict[str, Any] = field(default_factory=dict)
     """seed, batch_tokens, store_sha256 and, for a derived order, its parent."""
@@ -51,13 +55,16 @@ class DataOrder:
     plan: pa.Table | None = None
     """Of a derived order: its changed slots, `update`, `chunk_id`, `new_chunk_id` (null: held out)."""
 
+    injections: pa.Table | None = None
+    """Injected items, the chunk that each was put into and what of it fell out (FORMAT.md)."""
+
     @property
     def num_updates(self) -> int:
         """The number of optimiser updates the order holds."""
         return len(self.offsets) - 1
 
     def batch(self, update: int) -> Ids:
-        """The chunk ids of one update (1-based), held-out ones included."""
+        """The ids of one update (1-based): held-out chunks included, injected items negative."""
         if not 1 <= update <= self.num_updates:
             raise ValueError(f"no update {update}: the order has updates 1 to {self.num_updates}")
         return self.ids[self.offsets[update - 1] : self.offsets[update]]
@@ -66,7 +73,7 @@ class DataOrder:
         """All chunk ids, repeats included, that the checkpoint of `step` was trained on."""
         self.check_step(step)
         end = self.offsets[step]
-        return self.ids[:end] if self.trained is None else self.ids[:end][self.trained[:end]]
+        return self.chunk_ids[:end] if self.trained is None else self.chunk_ids[:end][self.trained[:end]]
 
     def check_step(self, step: int) -> None:
         """Raise ValueError for a checkpoint that the order does not reach."""
@@ -80,7 +87,8 @@ class DataOrder:
     def steps_of(self, chunk_id: int) -> Ids:
         """The updates (1-based, ascending) that train on a chunk; empty for one never seen.
 
-        Updates from which it is held out (`masked`) are not among them.
+        Updates from which it is held out (`masked`), or where injected items left none of it, are not among
+        them.
         """
         return self.steps_of_many(np.array([chunk_id]))[1]
 
@@ -102,20 +110,53 @@ class DataOrder:
     def inverse(self) -> Inverse:
         """From chunk to updates, made once: 4 bytes an exposure, 8 bytes a chunk."""
         if self.trained is None:
-            return invert(self.ids, self.offsets, block_starts=self.epoch_starts)
+            return invert(self.chunk_ids, self.offsets, block_starts=self.epoch_starts)
         kept = np.concatenate([[0], np.cumsum(self.trained)])[self.offsets]
-        return invert(self.ids[self.trained], kept, block_starts=self.epoch_starts)
+        return invert(self.chunk_ids[self.trained], kept, block_starts=self.epoch_starts)
+
+    @cached_property
+    def injected(self) -> InjectedSlots | None:
+        """The slots that hold injected items; None where there are none."""
+        return (
+            None if self.injections is None or not self.injections.num_rows else read_slots(self.injections)
+        )
+
+    @cached_property
+    def chunk_ids(self) -> Ids:
+        """The chunk in each slot, (total,): `ids` itself or, where items are injected, a copy in memory.
+
+        Under an injected item it is the chunk that the item was put into, whether any of it is left or not.
+        """
+        if self.injected is None:
+            return self.ids
+        chunks = np.array(self.ids)
+        chunks[self.injected.positions(self.offsets)] = self.injected.chunk_id
+        return chunks
 
     @cached_property
     def trained(self) -> npt.NDArray[np.bool_] | None:
-        """False where an id is held out of its update, (total,); None where nothing is."""
-        if self.masked is None or not self.masked.num_rows:
+        """False where a slot's chunk is held out or displaced whole, (total,); None if that is nowhere."""
+        gone = np.concatenate([self._held_out(), self._displaced()])
+        if not len(gone):
             return None
-        updates, chunks = (self.masked[name].to_numpy() for name in ("update", "chunk_id"))
         trained = np.ones(len(self.ids), dtype=bool)
-        places = find_places(self.ids, self.offsets, updates, chunks)
-        trained[places[places >= 0]] = False
+        trained[gone] = False
         return trained
+
+    def _held_out(self) -> Ids:
+        """The positions in `ids` of held-out chunks."""
+        if self.masked is None or not self.masked.num_rows:
+            return np.empty(0, dtype=np.int64)
+        updates, chunks = (self.masked[name].to_numpy() for name in ("update", "chunk_id"))
+        places = find_places(self.ids, self.offsets, updates, chunks)
+        return places[places >= 0]
+
+    def _displaced(self) -> Ids:
+        """The positions in `ids` of injected items that leave nothing of their chunk."""
+        if self.injected is None:
+            return np.empty(0, dtype=np.int64)
+        positions: Ids = self.injected.positions(self.offsets)[self.injected.kept == 0]
+        return positions
 
 
 def batch_digest(chunk_ids: Ids) -> str:
@@ -226,62 +267,6 @@ def _continue_stream(leftover: Ids, ids: Ids, rng: np.random.Generator) -> Ids:
     return np.concatenate([leftover, permuted[~late], permuted[late]])
 
 
-def check_buckets(sizes: dict[int, int], *, batch_tokens: int) -> None:
-    """Refuse buckets (padded length -> number of chunks) that can never be trained at `batch_tokens`."""
-    if batch_tokens < 1:
-        raise ValueError(f"--batch-tokens {batch_tokens} must be at least the largest chunk length")
-    if uneven := [size for size in sizes if batch_tokens % size]:
-        raise ValueError(f"--batch-tokens {batch_tokens} is not a multiple of the chunk lengths {uneven}")
-    short = _short_buckets(sizes, batch_tokens)
-    if not short:
-        return
-    found = ", ".join(
-        f"length {size}: {count} chunk{'s' * (count > 1)}, an update takes {batch_tokens // size}"
-        for size, count in short.items()
-    )
-    raise ValueError(
-        f"with --batch-tokens {batch_tokens} some chunks could never be trained ({found}): "
-        + ", or ".join(_sizes_that_work(sizes, batch_tokens))
-    )
-
-
-def _short_buckets(sizes: dict[int, int], batch_tokens: int) -> dict[int, int]:
-    return {size: count for size, count in sizes.items() if count < batch_tokens // size}
-
-
-def _sizes_that_work(sizes: dict[int, int], batch_tokens: int) -> list[str]:
-    """What to change so that every bucket fills an update."""
-    ascending, largest = sorted(sizes), max(sizes)
-    lower = [
-        f"--max-length {limit}"
-        for limit in ascending[-2::-1]
-        if largest in _short_buckets(sizes, batch_tokens)
-        and not _short_buckets(_merge_buckets(sizes, max_length=limit), batch_tokens)
-    ]
-    raised = [
-        f"--min-length {limit}"
-        for limit in ascending[1:]
-        if not _short_buckets(_merge_buckets(sizes, min_length=limit), batch_tokens)
-    ]
-    limits = [*lower[:1], *raised[:1]]
-    advice = [f"build the store with {' or '.join(limits)}"] if limits else []
-    if fitting := min(size * count for size, count in sizes.items()) // largest * largest:
-        advice.append(f"use --batch-tokens {fitting} or a smaller multiple of {largest}")
-    return advice or ["build the store with a smaller --max-length"]
-
-
-def _merge_buckets(
-    sizes: dict[int, int], *, min_length: int = 0, max_length: int | None = None
-) -> dict[int, int]:
-    """About how many chunks the buckets would have with other limits."""
-    merged: dict[int, int] = {}
-    for size, count in sizes.items():
-        limit = size if max_length is None else min(size, max_length)
-        new = max(min_length, limit)
-        merged[new] = merged.get(new, 0) + count * (size // limit)
-    return merged
-
-
 def check_store(order: DataOrder, store_sha256: str) -> None:
     """Refuse an order that was made for another chunk store."""
     recorded = order.info.get("store_sha256")
@@ -293,7 +278,7 @@ def check_store(order: DataOrder, store_sha256: str) -> None:
 
 
 def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write an order folder: `order.json`, `offsets.npy`, `ids.npy`; `masked.parquet`, `plan.parquet` if any.
+    """Write an order folder: `order.json`, `offsets.npy`, `ids.npy`; masked, plan and injections if any.
 
     The folder appears complete or not at all. Raises FileExistsError if `path` exists, unless it is a data
     order and may be overwritten.
@@ -304,12 +289,13 @@ def save_order(order: DataOrder, path: str | Path, *, overwrite: bool = False) -
     unfinished = begin_folder(path)
     np.save(unfinished / "offsets.npy", order.offsets, allow_pickle=False)
     np.save(unfinished / "ids.npy", order.ids, allow_pickle=False)
-    for name, table, schema in (("masked", order.masked, MASKED), ("plan", order.plan, PLAN)):
-        if table is not None:
+    for name, schema in TABLES.items():
+        if (table := getattr(order, name)) is not None:
             write_table(table.select(schema.names).cast(schema), unfinished / f"{name}.parquet", name)
     header: dict[str, Any] = {"format": "data-order", "version": 1, "num_updates": order.num_updates}
-    if order.plan is not None:
-        header["plan_sha256"] = hash_file(unfinished / "plan.parquet")
+    for name in ("plan", "injections"):
+        if getattr(order, name) is not None:
+            header[f"{name}_sha256"] = hash_file(unfinished / f"{name}.parquet")
     write_json(
         {**order.info, **header, "epoch_starts": order.epoch_starts.tolist()}, unfinished / "order.json"
     )
@@ -341,12 +327,27 @@ def load_order(path: str | Path) -> DataOrder:
     epoch_starts = np.array(info.pop("epoch_starts"), dtype=np.int64)
     _check_boundaries(path, offsets, epoch_starts)
     tables = {
-        name: read_table(path / f"{name}.parquet", name, columns)
+        name: read_table(path / f"{name}.parquet", name, schema.names)
         if (path / f"{name}.parquet").exists()
         else None
-        for name, columns in (("masked", MASKED.names), ("plan", PLAN.names))
+        for name, schema in TABLES.items()
     }
-    return DataOrder(offsets, ids, epoch_starts, info, **tables)
+    order = DataOrder(offsets, ids, epoch_starts, info, **tables)
+    _check_injected(path, order)
+    return order
+
+
+def _check_injected(path: Path, order: DataOrder) -> None:
+    """Refuse injections that are not where `ids` says; looks at their slots only."""
+    if (slots := order.injected) is None:
+        return
+    outside = (slots.update < 1) | (slots.update > order.num_updates) | (slots.row < 0)
+    inside = ~outside
+    sizes = np.diff(order.offsets)
+    outside[inside] = slots.row[inside] >= sizes[slots.update[inside] - 1]
+    if not outside.any() and np.array_equal(order.ids[slots.positions(order.offsets)], slots.ids):
+        return
+    raise FormatError(f"{str(path)!r} is damaged: ids.npy and injections.parquet disagree")
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from entity_index.query import (
 )
 from entity_index.strings import StringColumn, open_strings
 from entity_index.texts import Chunk, Texts
-from entity_index.words import phrase_spans
+from entity_index.words import lower_case, phrase_spans
 
 Matches = tuple[Ids, Scores]
 """Chunk ids, ascending, each once, and their scores."""
@@ -219,7 +219,7 @@ class EntityIndex:
 
     def names(self, text: str, *, prefix: bool = False, limit: int | None = 10) -> list[NameMatch]:
         """The entities that a name may mean, case ignored; the one it names in most chunks first."""
-        key = _lower(text)
+        key = lower_case(text)
         start, end = self._name_keys.prefix_range(key) if prefix else self._name_keys.range_of(key)
         entities, chunks = (
             np.array(self._column(name)[start:end]) for name in ("name_entity", "name_chunks")
@@ -278,8 +278,3 @@ def _positive(where: Clause) -> Iterator[Entity | Phrase]:
 
 def _unscored(chunk_ids: Ids) -> Matches:
     return chunk_ids, np.zeros(len(chunk_ids), dtype=np.float32)
-
-
-def _lower(text: str) -> str:
-    """Lower case as the builder's SQL makes it: character by character, each to one."""
-    return "".join("i" if character == "\u0130" else character.lower() for character in text)

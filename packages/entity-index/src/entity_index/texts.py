@@ -16,7 +16,7 @@ import numpy.typing as npt
 import tantivy
 
 from entity_index.query import Phrase
-from entity_index.words import words
+from entity_index.words import lower_case, spaced_words
 
 WRITER_MEMORY = 128_000_000
 
@@ -44,11 +44,11 @@ def write_texts(folder: Path, chunks: Iterable[Chunk]) -> None:
 
 
 def _document(chunk: Chunk) -> tantivy.Document:
-    cased = " ".join(words(chunk.text))
+    cased = spaced_words(chunk.text)
     document = tantivy.Document()
     document.add_unsigned("chunk_id", chunk.chunk_id)
     document.add_text("cased", cased)
-    document.add_text("lower", cased.lower())
+    document.add_text("lower", lower_case(cased))
     for field in ("text", "doc_id", "title"):
         document.add_bytes(field, getattr(chunk, field).encode())
     return document
@@ -88,10 +88,9 @@ class Texts:
         return int(found.count)
 
     def _phrase_query(self, phrase: Phrase) -> tantivy.Query:
-        wanted: list[str | tuple[int, str]] = list(words(phrase.text))
-        field = "cased" if phrase.case_sensitive else "lower"
-        if not phrase.case_sensitive:
-            wanted = [word.lower() for word in words(phrase.text)]
+        text = spaced_words(phrase.text)
+        field, text = ("cased", text) if phrase.case_sensitive else ("lower", lower_case(text))
+        wanted: list[str | tuple[int, str]] = list(text.split(" "))
         if len(wanted) == 1:
             return tantivy.Query.term_query(self._schema, field, wanted[0])
         return tantivy.Query.phrase_query(self._schema, field, wanted)

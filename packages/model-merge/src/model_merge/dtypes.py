@@ -18,7 +18,7 @@ FLOATS = ("F64", "F32", "BF16", "F16", "F8_E4M3", "F8_E5M2")
 """Types that can be merged, those of most precision first. Others are copied where all inputs agree."""
 
 _NATIVE: dict[str, np.dtype[Any]] = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
-_ML_DTYPES = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_ML_DTYPES = {"BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 COMPUTE: dict[str, np.dtype[Any]] = {"F32": np.dtype(np.float32), "F64": np.dtype(np.float64)}
 
 
@@ -40,12 +40,8 @@ def decode(raw: Bytes, dtype: str, compute: Compute = "F32") -> Values:
 
 def decode_into(raw: Bytes, dtype: str, values: Values) -> None:
     """Write the values of the bytes into `values`; a float64 tensor may be rounded to float32."""
-    if dtype == "BF16" and values.dtype == np.float32:
-        bits = values.view(np.uint32)
-        np.copyto(bits, raw.view("<u2"))
-        np.left_shift(bits, np.uint32(16), out=bits)
-    elif dtype == "BF16":
-        np.copyto(values, decode(raw, dtype))
+    if dtype == "BF16":
+        np.copyto(values, raw.view(_narrow_type(dtype)))
     elif dtype in _NATIVE:
         np.copyto(values, raw.view(_NATIVE[dtype]), casting="same_kind")
     else:
@@ -56,13 +52,15 @@ def decode_into(raw: Bytes, dtype: str, values: Values) -> None:
 def _table(dtype: str) -> npt.NDArray[np.float32]:
     """The 256 values of an 8-bit type."""
     table: npt.NDArray[np.float32] = (
-        np.arange(256, dtype=np.uint8).view(_eight_bits(dtype)).astype(np.float32)
+        np.arange(256, dtype=np.uint8).view(_narrow_type(dtype)).astype(np.float32)
     )
     return table
 
 
-def _eight_bits(dtype: str) -> np.dtype[Any]:
-    import ml_dtypes  # here: only checkpoints of 8-bit floats need it
+@cache
+def _narrow_type(dtype: str) -> np.dtype[Any]:
+    """The NumPy type of one that NumPy itself lacks."""
+    import ml_dtypes  # here: many commands read no tensor
 
     found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _ML_DTYPES[dtype]))
     return found
@@ -77,8 +75,19 @@ def all_finite(values: Values) -> bool:
         return bool(np.isfinite(values.sum()) or np.isfinite(values).all())
 
 
+def bf16_finite(raw: Bytes) -> bool:
+    """Whether no element of BF16 bytes is NaN or infinite.
+
+    Such elements are the largest as unsigned integers (negative ones) or as signed ones (positive ones).
+
+    >>> bf16_finite(np.array([0x80, 0x3F, 0x80, 0xFF], dtype=np.uint8))
+    False
+    """
+    return bool(raw.view("<u2").max(initial=0) < 0xFF80 and raw.view("<i2").max(initial=0) < 0x7F80)
+
+
 def encode(values: Values, dtype: str) -> Bytes:
-    """The bytes of the values, each rounded once. `values` may be overwritten.
+    """The bytes of the values, each rounded once.
 
     >>> encode(np.array([1.0, -1.5], dtype=np.float32), "BF16").tolist()
     [128, 63, 192, 191]
@@ -92,43 +101,27 @@ def encode(values: Values, dtype: str) -> Bytes:
     return raw
 
 
-def encode_into(
-    values: Values, dtype: str, raw: Bytes, scratch: npt.NDArray[np.uint32] | None = None
-) -> None:
-    """Write the bytes of the values into `raw`; `values` may be overwritten, `scratch` saves memory."""
-    if not all_finite(values):
-        raise ValueError("NaN or infinite")
-    with np.errstate(over="ignore"):
-        finite = _encode_finite(values, dtype, raw, scratch)
+def encode_into(values: Values, dtype: str, raw: Bytes) -> None:
+    """Write the bytes of the values into `raw`."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = _encode(values, dtype, raw)
     if not finite:
-        largest = float(np.abs(values).max()) if dtype != "BF16" else "a value"
-        raise OverflowError(f"{largest} is beyond the largest {dtype}")
+        if not all_finite(values):
+            raise ValueError("NaN or infinite")
+        raise OverflowError(f"{float(np.abs(values).max())} is beyond the largest {dtype}")
 
 
-def _encode_finite(values: Values, dtype: str, raw: Bytes, scratch: npt.NDArray[np.uint32] | None) -> bool:
-    """Write the bytes; false where a value became infinite."""
+def _encode(values: Values, dtype: str, raw: Bytes) -> bool:
+    """Write the bytes; false where what they stand for is NaN or infinite."""
     if dtype == "BF16":
-        return _encode_bf16(values, raw.view("<u2"), scratch)
+        np.copyto(raw.view(_narrow_type(dtype)), _narrow(values), casting="unsafe")
+        return bf16_finite(raw)
     if dtype in _NATIVE:
-        native = raw.view(_NATIVE[dtype])
+        native: Values = raw.view(_NATIVE[dtype])
         np.copyto(native, values, casting="same_kind")
-        return values.dtype.itemsize <= native.itemsize or bool(np.isfinite(native).all())
-    rounded = _round_to_odd(values).astype(_eight_bits(dtype))
-    raw[:] = rounded.view(np.uint8)
+        return all_finite(native)
+    np.copyto(raw.view(_narrow_type(dtype)), _round_to_odd(values), casting="unsafe")
     return bool(np.isfinite(_table(dtype)[raw]).all())
-
-
-def _encode_bf16(values: Values, raw: npt.NDArray[np.uint16], scratch: npt.NDArray[np.uint32] | None) -> bool:
-    """Round by integers: add half less one, plus the last kept bit, and cut. Ties go to even."""
-    bits = (values if values.dtype == np.float32 else _narrow(values)).view(np.uint32)
-    last = np.right_shift(bits, np.uint32(16), out=None if scratch is None else scratch[: len(bits)])
-    last &= np.uint32(1)
-    bits += np.uint32(0x7FFF)
-    bits += last
-    bits >>= np.uint32(16)
-    np.copyto(raw, bits, casting="same_kind")
-    bits &= np.uint32(0x7FFF)
-    return bool(bits.max(initial=0) < 0x7F80)
 
 
 def _narrow(values: Values) -> npt.NDArray[np.float32]:
@@ -136,6 +129,8 @@ def _narrow(values: Values) -> npt.NDArray[np.float32]:
 
     Rounding twice goes wrong only where the first rounding lands on a tie of the second one.
     """
+    if values.dtype == np.float32:
+        return values.view(np.float32)
     narrow = values.astype(np.float32)
     bits = narrow.view(np.uint32)
     ties = np.flatnonzero((bits & np.uint32(0xFFFF)) == 0x8000)

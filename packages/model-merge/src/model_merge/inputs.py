@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from model_merge.checkpoint import Checkpoint
 from model_merge.digests import TensorSums
-from model_merge.dtypes import COMPUTE, FLOATS, Values, all_finite, decode_into, itemsize
+from model_merge.dtypes import COMPUTE, FLOATS, Values, all_finite, bf16_finite, decode_into, itemsize
 from model_merge.header import pread_into
 from model_merge.plan import BLOCK, TensorPlan, TensorRef
 
@@ -87,7 +87,7 @@ class _Input:
         else:
             absent = self._gather(self._rows, start, stop, raw)
         decode_into(raw, self._info.dtype, values)
-        if not all_finite(values):
+        if not (bf16_finite(raw) if self._info.dtype == "BF16" else all_finite(values)):
             where = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(
                 f"{self._info.name!r} of {self._reference!r} holds {values[where]}, "

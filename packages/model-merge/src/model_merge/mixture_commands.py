@@ -3,16 +3,15 @@
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import track
-from rich.table import Column, Table
+
+from model_merge.show import print_table, show_progress
 
 if TYPE_CHECKING:
     from model_merge.evaluation import Settings
@@ -109,12 +108,12 @@ def plan(
 
 
 def _show_plan(made: "MixturePlan", most: int = 12) -> None:
-    table = Table("merge", "weights", title=f"{len(made.rows):,} merges of {len(made.parts)} parts")
-    for row in made.rows[:most]:
-        table.add_row(row.merge_id, " ".join(f"{weight:.4g}" for weight in row.merge.weights))
+    rows = [
+        (row.merge_id, " ".join(f"{weight:.4g}" for weight in row.merge.weights)) for row in made.rows[:most]
+    ]
     if len(made.rows) > most:
-        table.add_row(f"... {len(made.rows) - most:,} more", "")
-    Console().print(table)
+        rows.append((f"... {len(made.rows) - most:,} more", ""))
+    print_table(f"{len(made.rows):,} merges of {len(made.parts)} parts", ("merge", "weights"), rows)
 
 
 def evaluate(
@@ -270,31 +269,27 @@ def _show_results(out: Path, most: int = 16) -> None:
     if len(rows) > most:
         _show_extremes(rows)
         return
-    table = Table("merge", "domain", *(_right(name) for name in ("documents", "tokens", "perplexity")))
-    table.add_column("bits per byte", justify="right")
-    for row in rows:
-        bits = "" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
-        counts = (f"{row['num_docs']:,}", f"{row['num_tokens']:,}")
-        table.add_row(row["merge_id"], row["domain"], *counts, f"{row['ppl_token']:.4f}", bits)
-    Console().print(table)
+    columns = ("merge", "domain", ">documents", ">tokens", ">perplexity", ">bits per byte")
+    print_table(None, columns, map(_cells, rows))
 
 
-def _right(name: str) -> Column:
-    return Column(name, justify="right")
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    bits = "" if row["bits_per_byte"] is None else f"{row['bits_per_byte']:.4f}"
+    counts = (f"{row['num_docs']:,}", f"{row['num_tokens']:,}")
+    return (row["merge_id"], row["domain"], *counts, f"{row['ppl_token']:.4f}", bits)
 
 
 def _show_extremes(rows: Sequence[dict[str, Any]]) -> None:
     by_domain: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_domain.setdefault(row["domain"], []).append(row)
-    table = Table(
-        "domain", _right("documents"), _right("tokens"), _right("lowest"), "merge", _right("highest"), "merge"
-    )
+    table = []
     for domain, found in by_domain.items():
         low, high = (pick(found, key=lambda row: row["ppl_token"]) for pick in (min, max))
         ends = [text for row in (low, high) for text in (f"{row['ppl_token']:.4f}", row["merge_id"])]
-        table.add_row(domain, f"{low['num_docs']:,}", f"{low['num_tokens']:,}", *ends)
-    Console().print(table)
+        table.append((domain, f"{low['num_docs']:,}", f"{low['num_tokens']:,}", *ends))
+    columns = ("domain", ">documents", ">tokens", ">lowest", "merge", ">highest", "merge")
+    print_table(None, columns, table)
 
 
 @contextmanager
@@ -339,9 +334,3 @@ def check_free(out: Path, *, overwrite: bool) -> None:
 def say(words: str) -> None:
     """Tell the user something that is not the result."""
     print(words, file=sys.stderr)
-
-
-def show_progress(items: Sequence[Any], title: str) -> Iterable[Any]:
-    """Go through things with a bar on a terminal."""
-    console = Console(stderr=True)
-    return track(items, description=title, console=console, transient=True, disable=not console.is_terminal)

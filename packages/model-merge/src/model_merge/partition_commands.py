@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from model_merge.corpus import SPLITS, Source, find_sources
-from model_merge.mixture_commands import show_progress
 from model_merge.partition import Keys
 from model_merge.partition_files import Settings
 from model_merge.partition_files import partition as cut
+from model_merge.show import print_table, show_progress
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -82,14 +80,15 @@ def partition(
 
 def show_units(summary: dict[str, Any]) -> None:
     """The units as a table on stdout."""
-    table = Table(title=f"{len(summary['units'])} units", title_justify="left")
-    table.add_column("unit")
-    for column in ("tokens", *SPLITS):
-        table.add_column(column, justify="right")
-    for unit in summary["units"]:
-        counts = [f"{unit['documents'][split]:,}" for split in SPLITS]
-        table.add_row(unit["name"], f"{sum(unit['tokens'].values()):,}", *counts)
-    Console(file=sys.stdout).print(table)
+    rows = [
+        (
+            unit["name"],
+            f"{sum(unit['tokens'].values()):,}",
+            *(f"{unit['documents'][split]:,}" for split in SPLITS),
+        )
+        for unit in summary["units"]
+    ]
+    print_table(f"{len(rows)} units", ("unit", ">tokens", *(f">{split}" for split in SPLITS)), rows)
 
 
 def show_reading(sources: Sequence[Source]) -> Iterable[Source]:
@@ -157,10 +156,9 @@ def decontaminate(
 def show_removals(summary: dict[str, Any]) -> None:
     """What was removed because of which evaluation set, as a table on stdout."""
     kept, removed = summary["num_kept"], summary["num_removed"]
-    table = Table(title=f"kept {kept:,} documents, removed {removed:,}", title_justify="left")
-    table.add_column("evaluation set")
-    for column in ("its documents", "too short to match", "removed because of it first"):
-        table.add_column(column, justify="right")
-    for found in summary["evaluation_sets"]:
-        table.add_row(found["name"], *(f"{found[key]:,}" for key in ("documents", "too_short", "removed")))
-    Console(file=sys.stdout).print(table)
+    rows = [
+        (found["name"], *(f"{found[key]:,}" for key in ("documents", "too_short", "removed")))
+        for found in summary["evaluation_sets"]
+    ]
+    columns = ("evaluation set", ">its documents", ">too short to match", ">removed because of it first")
+    print_table(f"kept {kept:,} documents, removed {removed:,}", columns, rows)

@@ -107,7 +107,6 @@ class Computer:
         self._sums = sums
         self._reader: tuple[str, Reader] | None = None
         self._raw = np.empty(0, dtype=np.uint8)
-        self._scratch = np.empty(STEP, dtype=np.uint32)
 
     def prepare(self, tensor: TensorPlan) -> Kernel | None:
         """Run the statistics passes of a tensor."""
@@ -137,7 +136,7 @@ class Computer:
             self._raw = np.empty(num_bytes, dtype=np.uint8)
         raw = self._raw[:num_bytes]
         try:
-            encode_into(values, tensor.dtype, raw, self._scratch)
+            encode_into(values, tensor.dtype, raw)
         except OverflowError as error:
             raise ValueError(f"{tensor.name!r}: {error}: choose a wider --dtype") from error
         except ValueError as error:

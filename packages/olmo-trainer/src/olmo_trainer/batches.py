@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from chunk_provenance import ChunkStore, DataOrder
+from chunk_provenance import ChunkStore, DataOrder, order_rows
 from olmo_trainer.config import TrainConfig
 
 IGNORED = -100
@@ -31,7 +31,7 @@ class Batch:
     cu_seqlens: Int[Tensor, " boundary"] | None
     """CUDA only: int32 starts of the documents in the flattened batch, its length last; None likewise."""
     chunk_ids: tuple[int, ...]
-    """One a row; empty for rows that are no chunks (validation)."""
+    """One a row, as the order has them: negative where items are injected; empty in validation."""
     num_targets: int
     """Targets of the WHOLE update, over all its micro-batches: what a loss divides its sum by."""
 
@@ -119,11 +119,16 @@ def cumulative_lengths(doc_ids: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
 def update_batches(
     store: ChunkStore, order: DataOrder, update: int, config: TrainConfig, device: torch.device
 ) -> Iterator[Batch]:
-    """The micro-batches of one update. Targets of chunks held out of it (`masked.parquet`) are ignored."""
+    """The micro-batches of one update: all its rows, with injected items in place, then cut.
+
+    Targets of chunks held out of it (`masked.parquet`) are ignored.
+    """
     chunk_ids = order.batch(update)
-    input_ids, doc_ids = store.rows(chunk_ids)
+    input_ids, doc_ids = order_rows(store, order, update)
     labels = make_labels(input_ids, doc_ids, cross_document_targets=config.loss.cross_document_targets)
     labels[np.isin(chunk_ids, masked_chunks(order, update))] = IGNORED
+    if not config.data.document_attention:
+        doc_ids = np.minimum(doc_ids, 0)  # one document a row, padding stays -1
     return micro_batches(
         (input_ids, doc_ids), labels, chunk_ids, micro_batch_tokens=config.micro_batch_tokens, device=device
     )

@@ -1,13 +1,14 @@
 """The configuration of a run: one YAML file, checked against these models, saved beside the result.
 
 `base: other.yaml` at the top of a file composes (paths relative to that file, deep merge, the later wins),
-`--set optim.lr=3e-4` wins over both. `load_config` takes any pydantic model: cocomix and linear-attn use it.
+`--set optim.lr=3e-4` wins over both. `preset:NAME` in a file's place is a recipe of `olmo_trainer.presets`.
+`load_config` takes any pydantic model: cocomix and linear-attn use it.
 """
 
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -20,6 +21,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from olmo_trainer.presets import PREFIX, find_preset
 
 
 class Section(BaseModel):
@@ -71,6 +74,8 @@ class DataConfig(Section):
     """How often every chunk is seen."""
     updates: PositiveInt | None = None
     """How many updates, instead of `epochs`."""
+    document_attention: bool = True
+    """Attention stays inside documents; false lets it cross them, as OLMo-1 was trained."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "DataConfig":
@@ -104,6 +109,8 @@ class ScheduleConfig(Section):
     """Part of the updates over which the rate rises from 0."""
     warmup_steps: NonNegativeInt | None = None
     """The same in updates; wins over `warmup_fraction`."""
+    warmup_start: float = Field(default=0.0, ge=0, le=1)
+    """Where the warm-up begins, as a part of the peak rate."""
     decay_fraction: float = Field(default=0.1, gt=0, le=1)
     """Part of the updates over which wsd decays."""
     decay_steps: PositiveInt | None = None
@@ -157,12 +164,27 @@ class ResumeConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is written while training. The only section that may change when a run is continued."""
+    """What is written while training. It may change when a run is continued, as `probes` may."""
 
     export: ExportConfig = ExportConfig()
     """Checkpoints that others open."""
     resume: ResumeConfig = ResumeConfig()
     """States the run itself continues from."""
+
+
+class ProbesConfig(Section):
+    """Questions asked of the model while it trains; step 0 and the last are always among the steps."""
+
+    files: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")], Path] = {}
+    """Name and probes file (Parquet or JSONL); the answers go to RUN/probes/NAME/step{N}.parquet."""
+    every: PositiveInt | None = None
+    """Steps between two times they are asked."""
+    log_until: NonNegativeInt = 0
+    """Also ask at steps 1, 2, 4, 8, ... up to this one; 0 for none."""
+    steps: tuple[NonNegativeInt, ...] = ()
+    """Further steps to ask at."""
+    after_injections: NonNegativeInt | None = None
+    """Also ask just before every update with injected rows, and at each of so many steps from there on."""
 
 
 class TrainConfig(Section):
@@ -182,6 +204,8 @@ class TrainConfig(Section):
     """Random seeds."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """What is written and when."""
+    probes: ProbesConfig = ProbesConfig()
+    """What is asked while training."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; weights and optimiser stay float32."""
     micro_batch_tokens: PositiveInt | None = None
@@ -203,7 +227,7 @@ def load_config(model: type[SectionType], path: str | Path, settings: Sequence[s
         FileNotFoundError: the file or one of its bases does not exist.
         ValueError: an unknown key (the closest is named), a wrong value, a base that includes itself.
     """
-    tree = _read_tree(Path(path), ())
+    tree = read_keys(path)
     for setting in settings:
         _apply_setting(tree, setting)
     _check_keys(model, tree, "")
@@ -212,6 +236,11 @@ def load_config(model: type[SectionType], path: str | Path, settings: Sequence[s
     except ValidationError as error:
         details = "; ".join(_describe(problem) for problem in error.errors())
         raise ValueError(f"configuration {str(path)!r}: {details}") from error
+
+
+def read_keys(path: str | Path) -> dict[str, Any]:
+    """The keys that a configuration file and its bases give, unchecked."""
+    return _read_tree(Path(path), ())
 
 
 def dump_config(config: BaseModel) -> str:
@@ -235,6 +264,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read_tree(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     """A YAML mapping merged over its bases."""
+    if path.name.startswith(PREFIX):
+        path = find_preset(path.name.removeprefix(PREFIX))
     if path.resolve() in including:
         raise ValueError(f"configuration {str(path)!r} is its own base: remove a `base:` line")
     if not path.is_file():

@@ -188,9 +188,11 @@ def answer_table(
     *,
     step: int | None,
     num_generated: int = 0,
+    batch_tokens: int | None = None,
 ) -> pa.Table:
     """Ask one model every probe; one row a probe, in the probes' order."""
-    ranked = rank_answers(model, asked, batch_tokens=BATCH_TOKENS.get(model.device.type, 2048))
+    budget = batch_tokens or BATCH_TOKENS.get(model.device.type, 2048)
+    ranked = rank_answers(model, asked, batch_tokens=budget)
     lines: list[str] | None = None
     if num_generated:
         prompts = [probe.prompt for probe in asked]
@@ -262,21 +264,34 @@ def make_plan(run: str, probes: Path, *, steps: str, num_generated: int, device:
             f"model {str(checkpoints[0])!r} has {config.vocab_size} tokens, its tokenizer {len(tokenizer)}: "
             "this is the tokenizer of another model"
         )
-    asked, skipped = prepare(read_probes(probes), tokenizer, max_length=_max_length(config))
+    asked, skipped = open_probes(probes, tokenizer, config)
+    metadata = answers_metadata(probes, tokenizer_digest(checkpoints[0]), num_generated=num_generated)
+    return Plan(checkpoints, asked, skipped, tokenizer, metadata, num_generated, device)
+
+
+def open_probes(
+    path: Path, tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig
+) -> tuple[list[AskedProbe], list[Skipped]]:
+    """Read a probes file and put it into tokens for a model: what can be asked of it, and what cannot."""
+    asked, skipped = prepare(read_probes(path), tokenizer, max_length=_max_length(config))
     if not asked:
         raise ValueError(
-            f"none of the {len(skipped)} probes in {str(probes)!r} can be asked, "
+            f"none of the {len(skipped)} probes in {str(path)!r} can be asked, "
             f"the first because {skipped[0].reason}"
         )
-    metadata = {
+    return asked, skipped
+
+
+def answers_metadata(probes: Path, tokenizer_sha256: str, *, num_generated: int = 0) -> dict[str, str]:
+    """What a file of answers says about itself."""
+    return {
         "format": "answers",
         "version": "1",
         "ranked_by": "logprob_sum",
         "probes_sha256": hashlib.sha256(probes.read_bytes()).hexdigest(),
-        "tokenizer_sha256": tokenizer_digest(checkpoints[0]),
+        "tokenizer_sha256": tokenizer_sha256,
         "num_generated": str(num_generated),
     }
-    return Plan(checkpoints, asked, skipped, tokenizer, metadata, num_generated, device)
 
 
 def find_checkpoints(run: str, steps: str) -> list[Reference]:
@@ -348,7 +363,7 @@ def ask_checkpoints(plan: Plan, parts: Path) -> Iterator[pa.Table]:
         table = answer_table(
             model, plan.tokenizer, plan.asked, step=reference.step, num_generated=plan.num_generated
         )
-        _write(table, part)
+        write_table(table, part)
         yield table
 
 
@@ -361,10 +376,14 @@ def _part_key(plan: Plan, reference: Reference) -> str:
 def write_answers(tables: Sequence[pa.Table], plan: Plan, out: Path) -> None:
     """Write all checkpoints' answers as one file, and the probes that were not asked beside it."""
     metadata = {**plan.metadata, "num_skipped": str(len(plan.skipped))}
-    _write(pa.concat_tables(tables).replace_schema_metadata(metadata), out)
-    listing = skipped_path(out)
-    if plan.skipped:
-        lines = (json.dumps(asdict(probe), ensure_ascii=False) for probe in plan.skipped)
+    write_table(pa.concat_tables(tables).replace_schema_metadata(metadata), out)
+    list_skipped(plan.skipped, skipped_path(out))
+
+
+def list_skipped(skipped: Sequence[Skipped], listing: Path) -> None:
+    """Write which probes were not asked and why, one line each; no file where all were."""
+    if skipped:
+        lines = (json.dumps(asdict(probe), ensure_ascii=False) for probe in skipped)
         listing.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     else:
         listing.unlink(missing_ok=True)
@@ -375,7 +394,8 @@ def skipped_path(out: Path) -> Path:
     return out.with_name(f"{out.stem}.skipped.jsonl")
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def write_table(table: pa.Table, path: Path) -> None:
+    """Write Parquet that appears whole."""
     temporary = path.with_name(f"{path.name}.tmp")
     pq.write_table(table, temporary, compression="zstd")
     os.replace(temporary, path)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from transformers import PreTrainedConfig
 
-from chunk_provenance import open_store
+from chunk_provenance import ChunkStore, DataOrder, open_store, slot_chunks
 from olmo_trainer import checkpoint, setup
 from olmo_trainer.config import TrainConfig
+from olmo_trainer.loop_probes import injected_updates, open_probe_sets, probe_steps
 from olmo_trainer.model import count_parameters
 from olmo_trainer.train import tokens_by_step
 
@@ -26,8 +27,13 @@ class Plan:
     embedding_parameters: int
     tokens: int
     """Real tokens over all updates; padding is not counted."""
+    held_out_tokens: int
+    """Real tokens in rows whose targets are ignored; not among `tokens`."""
+    injected_items: int
+    injected_rows: int
+    injected_updates: int
     padding: float
-    """Part of the trained rows that is padding."""
+    """Part of the rows that is padding."""
     updates: int
     epochs: int
     updates_per_bucket: dict[int, int]
@@ -35,6 +41,11 @@ class Plan:
     memory_bytes: int
     """Weights, gradients and moments, roughly what a micro-batch keeps, on the CPU also the libraries."""
     exports: list[int]
+    num_probes: int
+    """Over all probes files; those that cannot be asked are not counted."""
+    num_skipped: int
+    """Probes that cannot be asked of this model."""
+    probe_steps: list[int]
     disk_bytes: int
     """Exports, and the resume states that exist at the same time."""
     free_bytes: int
@@ -52,27 +63,44 @@ def make_plan(config: TrainConfig, run: Path) -> Plan:
         total=order.num_updates, every=export.every, log_until=export.log_until, steps=export.steps
     )
     tokens = int(tokens_by_step(store, order)[-1])
-    padded = int(store.bucket[order.ids].sum(dtype=np.int64))
-    first = store.bucket[order.ids[order.offsets[:-1]]]
-    buckets, counts = np.unique(first, return_counts=True)
+    held_out = held_out_tokens(store, order)
+    row_lengths = store.bucket[slot_chunks(order)]
+    buckets, counts = np.unique(row_lengths[order.offsets[:-1]], return_counts=True)
     export_bytes = parameters * setup.export_dtype(config, parameters).itemsize
     device = setup.choose_device(config)
     libraries = LIBRARY_BYTES if device.type == "cpu" else 0
+    tokenizer = setup.make_tokenizer(store, max_length=None)
+    probes = open_probe_sets(config.probes, tokenizer, model.config)
     states = config.checkpoint.resume.keep_last + 1  # the newest is written before the oldest goes
     return Plan(
         parameters=parameters,
         embedding_parameters=setup.input_embeddings(model).weight.numel(),
         tokens=tokens,
-        padding=1 - tokens / padded,
+        held_out_tokens=held_out,
+        injected_items=len(order.injected.item_ids) if order.injected else 0,
+        injected_rows=len(order.injected.ids) if order.injected else 0,
+        injected_updates=len(injected_updates(order)),
+        padding=1 - (tokens + held_out) / int(row_lengths.sum(dtype=np.int64)),
         updates=order.num_updates,
         epochs=len(order.epoch_starts),
         updates_per_bucket=dict(zip(buckets.tolist(), counts.tolist(), strict=True)),
         memory_bytes=libraries + parameters * TRAINING_BYTES + activation_bytes(config, model.config),
         exports=exports,
+        num_probes=sum(len(one.asked) for one in probes),
+        num_skipped=sum(len(one.skipped) for one in probes),
+        probe_steps=probe_steps(config.probes, order),
         disk_bytes=len(exports) * export_bytes + states * parameters * RESUME_BYTES,
         free_bytes=shutil.disk_usage(_existing(run)).free,
         device=str(device),
     )
+
+
+def held_out_tokens(store: ChunkStore, order: DataOrder) -> int:
+    """Real tokens of the rows whose targets are ignored."""
+    if order.trained is None:
+        return 0
+    held_out = (order.ids >= 0) & ~order.trained  # a chunk that items displaced is not trained either
+    return int(store.length[order.ids[held_out]].sum(dtype=np.int64))
 
 
 def activation_bytes(config: TrainConfig, model_config: PreTrainedConfig) -> int:
@@ -102,11 +130,19 @@ def check_disk(plan: Plan) -> None:
 def describe(plan: Plan) -> str:
     """The plan as lines of text."""
     buckets = ", ".join(f"{count:,} of length {size}" for size, count in plan.updates_per_bucket.items())
+    skipped = f" ({plan.num_skipped:,} cannot be asked)" if plan.num_skipped else ""
+    probes = [f"probes      {plan.num_probes:,} asked at {len(plan.probe_steps):,} steps{skipped}"]
+    injected = (
+        f"{plan.injected_items:,} items in {plan.injected_rows:,} rows of {plan.injected_updates:,} updates"
+    )
     return "\n".join(
         [
             f"parameters  {plan.parameters:,}, of them {plan.embedding_parameters:,} input embeddings",
             f"tokens      {plan.tokens:,} in {plan.epochs} epochs; {plan.padding:.1%} of the rows is padding",
+            *([f"held out    {plan.held_out_tokens:,} tokens more"] if plan.held_out_tokens else []),
             f"updates     {plan.updates:,}: {buckets}",
+            *([f"injected    {injected}"] if plan.injected_items else []),
+            *(probes if plan.probe_steps else []),
             f"memory      about {plan.memory_bytes / 1e9:.2f} GB on {plan.device}",
             f"disk        {plan.disk_bytes / 1e9:.2f} GB: {len(plan.exports)} exports, and resume states",
             f"            {plan.free_bytes / 1e9:.1f} GB are free",

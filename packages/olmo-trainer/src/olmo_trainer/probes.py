@@ -75,23 +75,48 @@ class Batch:
 def encode_questions(
     tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], candidates: Sequence[Sequence[str]]
 ) -> list[Question]:
-    """Tokenise `prompt + " " + candidate` and split it behind the prompt's own tokens.
+    """Tokenise `prompt + " " + candidate`; the candidate is what holds characters behind the prompt.
 
     White space at a prompt's end belongs to the continuation, as in lm-eval, so the first token of an answer
-    is the one that training text has. A prompt or a candidate may come out empty: the caller decides then.
+    is the one that training text has. A prompt may come out empty. So does a candidate that has no tokens of
+    its own, where the prompt's tokens are others with it than without: the caller decides what to do then.
     """
     contexts = [prompt.rstrip() for prompt in prompts]
-    whole = [
+    texts = contexts + [
         f"{prompt} {candidate}"
         for prompt, names in zip(prompts, candidates, strict=True)
         for candidate in names
     ]
-    ids = iter(tokenizer(contexts + whole, verbose=False)["input_ids"] if contexts else [])
-    context_ids = [tuple(next(ids)) for _ in contexts]
-    return [
-        Question(context, tuple(tuple(next(ids)[len(context) :]) for _ in names))
-        for context, names in zip(context_ids, candidates, strict=True)
-    ]
+    encoded = tokenizer(texts, return_offsets_mapping=True, verbose=False) if texts else {}
+    rows = iter(zip(encoded.get("input_ids", ()), encoded.get("offset_mapping", ()), strict=True))
+    trunks = [_split(*next(rows), len(context))[0] for context in contexts]
+    questions = []
+    for context, trunk, names in zip(contexts, trunks, candidates, strict=True):
+        parts = [_split(*next(rows), len(context)) for _ in names]
+        questions.append(Question(trunk, tuple(own if before == trunk else () for before, own in parts)))
+    return questions
+
+
+def target_mask(offsets: Sequence[tuple[int, int]], behind: int) -> Bool[np.ndarray, " token"]:
+    """Which tokens hold a character at or behind that place of the text: the targets of a probe.
+
+    Special tokens, whose span is empty, are none.
+
+    >>> target_mask([(0, 0), (0, 3), (3, 7), (0, 0)], 3).tolist()
+    [False, False, True, False]
+    """
+    return np.array([end > behind for _, end in offsets], dtype=bool)
+
+
+def _split(
+    ids: Sequence[int], offsets: Sequence[tuple[int, int]], behind: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The tokens before the targets, and the targets; special ones at the text's end are neither."""
+    targets = target_mask(offsets, behind)
+    text = np.flatnonzero(target_mask(offsets, 0))
+    end = int(text[-1]) + 1 if len(text) else len(ids)
+    first = int(targets.argmax()) if targets.any() else end
+    return tuple(ids[:first]), tuple(ids[first:end])
 
 
 def score(model: PreTrainedModel, questions: Sequence[Question], *, batch_tokens: int) -> list[list[Score]]:

@@ -140,7 +140,7 @@ def _unaskable(probe: Probe, question: Question, max_length: int | None) -> str 
         return "there is no accepted answer"
     for name, ids in zip((*probe.answers, *probe.distractors), question.candidates, strict=True):
         if not ids:
-            return f"{name!r} becomes no token behind the prompt"
+            return f"{name!r} has no tokens of its own behind the prompt"
     length = len(question.prompt) + longest(question) - 1
     if max_length is not None and length > max_length:
         return f"it takes {length} tokens, the model reads {max_length}"

@@ -16,6 +16,7 @@ from typing import Any
 from olmo_trainer.checkpoint import file_sha256, resume_folders, write_json
 from olmo_trainer.config import TrainConfig, dump_config, flatten, load_config
 
+NOT_LEARNED = {"checkpoint", "probes"}  # sections that decide what is written, not what is learned
 VERSIONS_OF = ("olmo-trainer", "chunk-provenance", "torch", "transformers", "safetensors", "numpy")
 
 
@@ -45,7 +46,7 @@ def lock(run: Path) -> Iterator[None]:
 def record_config(run: Path, config: TrainConfig) -> None:
     """Save the resolved configuration, or check that the run was started with the same one.
 
-    Only the section `checkpoint` may differ: it decides what is written, not what is learned.
+    Only the sections `checkpoint` and `probes` may differ: they decide what is written, not what is learned.
 
     Raises:
         ValueError: listing the keys that differ.
@@ -59,7 +60,7 @@ def record_config(run: Path, config: TrainConfig) -> None:
         changed = [
             key
             for key in sorted({*old, *new})
-            if old.get(key) != new.get(key) and not key.startswith("checkpoint.")
+            if old.get(key) != new.get(key) and key.partition(".")[0] not in NOT_LEARNED
         ]
         if changed:
             listed = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed)
@@ -72,8 +73,8 @@ def record_config(run: Path, config: TrainConfig) -> None:
 
 
 def config_sha256(config: TrainConfig) -> str:
-    """Identifies a configuration, apart from `checkpoint`."""
-    deciding = config.model_dump(mode="json", by_alias=True, exclude={"checkpoint"})
+    """Identifies a configuration, apart from `checkpoint` and `probes`."""
+    deciding = config.model_dump(mode="json", by_alias=True, exclude=NOT_LEARNED)
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 

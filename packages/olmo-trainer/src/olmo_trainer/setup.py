@@ -10,7 +10,15 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 from transformers import Olmo2Config, PreTrainedModel, PreTrainedTokenizerFast
 
-from chunk_provenance import ChunkStore, DataOrder, check_store, compute_store_order, load_order, save_order
+from chunk_provenance import (
+    ChunkStore,
+    DataOrder,
+    check_store,
+    compute_store_order,
+    load_order,
+    save_order,
+    slot_chunks,
+)
 from olmo_trainer import attention, checkpoint
 from olmo_trainer.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
 from olmo_trainer.model import PRESETS, build_from_scratch, build_on_meta, olmo2_config
@@ -35,7 +43,7 @@ def make_order(data: DataConfig, store: ChunkStore, *, seed: int) -> DataOrder:
     """The data order a configuration asks for: computed, or a recorded one used again.
 
     Raises:
-        ValueError: it was made for another store, or it injects items, which this release cannot train on.
+        ValueError: it was made for another store, or names chunks or items that are not there.
     """
     if data.order is not None:
         order = load_order(data.order)
@@ -48,15 +56,29 @@ def make_order(data: DataConfig, store: ChunkStore, *, seed: int) -> DataOrder:
         raise ValueError(
             "the data order holds no update: more chunks or epochs, or a smaller data.batch_tokens"
         )
-    if order.ids.min() < 0:
-        raise ValueError(
-            f"the data order {str(data.order)!r} injects items, which this release cannot train on"
-        )
-    if order.ids.max() >= store.num_chunks:
-        raise ValueError(
-            f"the data order names chunk {order.ids.max()}, the store has {store.num_chunks} chunks"
-        )
+    _check_injections(order, store)
+    if (largest := slot_chunks(order).max()) >= store.num_chunks:
+        raise ValueError(f"the data order names chunk {largest}, the store has {store.num_chunks} chunks")
     return order
+
+
+def _check_injections(order: DataOrder, store: ChunkStore) -> None:
+    """Refuse injected slots without items, and items that the store's rows or the tokenizer cannot hold."""
+    slots, negative = order.injected, np.count_nonzero(np.asarray(order.ids) < 0)
+    if negative != (0 if slots is None else len(slots.ids)):
+        raise ValueError(
+            f"the data order has {negative} injected rows, but its injections.parquet names "
+            f"{0 if slots is None else len(slots.ids)}: make it again with 'chunk-provenance inject apply'"
+        )
+    if slots is None:
+        return
+    too_long = slots.kept + slots.num_tokens > store.bucket[slots.chunk_id]
+    if too_long.any() or slots.tokens.max() >= store.vocab_size:
+        update = slots.update[too_long.argmax()] if too_long.any() else slots.update[0]
+        raise ValueError(
+            f"the injected items of the data order do not fit the store (first in update {update}): "
+            "make it again with 'chunk-provenance inject apply'"
+        )
 
 
 def record_order(order: DataOrder, folder: Path, store: ChunkStore) -> str:
@@ -66,7 +88,8 @@ def record_order(order: DataOrder, folder: Path, store: ChunkStore) -> str:
     recorded = load_order(folder)
     check_store(recorded, store.sha256)
     same = np.array_equal(recorded.ids, order.ids) and np.array_equal(recorded.offsets, order.offsets)
-    if not (same and masked_pairs(recorded) == masked_pairs(order)):
+    injected = [one.injections.to_pylist() if one.injections else [] for one in (recorded, order)]
+    if not (same and masked_pairs(recorded) == masked_pairs(order) and injected[0] == injected[1]):
         raise ValueError(f"{str(folder)!r} is not the order this configuration gives: use another run folder")
     return order_sha256(folder)
 

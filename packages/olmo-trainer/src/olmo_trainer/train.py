@@ -1,6 +1,6 @@
 """Train: the loop, top to bottom. Every update's chunks are checked against the order recorded before step 0.
 
-    config, order, environment on disk -> step0 -> update, log, export, resume state, again -> last step
+    config, order, environment on disk -> step0 -> update, ask, log, export, resume state, again -> last step
 
 A run that is killed at any moment and started again continues from its newest resume state; on the CPU it
 then gives the same bits as if it had never stopped.
@@ -23,10 +23,11 @@ from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from chunk_provenance import ChunkStore, DataOrder, batch_digest, open_store
+from chunk_provenance import ChunkStore, DataOrder, batch_digest, injected_items, open_store, slot_tokens
 from olmo_trainer import checkpoint, setup
 from olmo_trainer.batches import Batch, update_batches
 from olmo_trainer.config import TrainConfig
+from olmo_trainer.loop_probes import ask_sets, begin_answers, open_probe_sets, probe_steps
 from olmo_trainer.loss import LossFunction, next_token_loss
 from olmo_trainer.model import count_parameters
 from olmo_trainer.run_folder import (
@@ -115,6 +116,9 @@ class _Session:
                 steps=export.steps,
             )
         )
+        self.probes = open_probe_sets(config.probes, self.tokenizer, self.model.config)
+        self.probe_steps = set(probe_steps(config.probes, self.order))
+        begin_answers(self.probes, run / "probes")
         record_config(run, config)
         self.hashes = {
             "order_sha256": setup.record_order(self.order, run / "order", self.store),
@@ -136,11 +140,14 @@ class _Session:
         with MetricsLog(self.run / "metrics.jsonl", step=step or -1) as log:
             if step == 0:
                 self.begin(log)
+            else:
+                self.ask(step)  # probes that were added to the configuration since
             while step < last and not interrupted:
                 step += 1
                 logged = self.update(step)
                 if step in self.exports:
                     logged |= self.validate()
+                logged |= self.ask(step)
                 log.write(logged)
                 on_step(logged, total)
                 interrupted = should_stop()
@@ -174,9 +181,9 @@ class _Session:
         return int(state["step"])
 
     def begin(self, log: MetricsLog) -> None:
-        """Step 0: the untrained model, exported and validated."""
+        """Step 0: the untrained model, exported, validated and asked."""
         self.export(0, loss=None, lr=None)
-        if found := self.validate():
+        if found := self.validate() | self.ask(0):
             log.write({"step": 0, "epoch": 0, "tokens": 0, **found})
 
     def update(self, step: int) -> Logged:
@@ -204,6 +211,7 @@ class _Session:
         self.optimizer.step()
         self.optimizer.zero_grad()
         tokens = int(self.tokens_seen[step] - self.tokens_seen[step - 1])
+        injected = injected_items(self.order, step)
         return {
             "step": step,
             "epoch": self.order.epoch_of(step),
@@ -213,6 +221,7 @@ class _Session:
             "lr": lr,
             "tokens_per_second": round(tokens / (time.perf_counter() - started), 1),
             "batch_digest": batch_digest(chunk_ids),
+            **({"injected": list(injected)} if injected else {}),
         }
 
     def forward_backward(self, step: int) -> tuple[np.ndarray[Any, np.dtype[np.int64]], dict[str, float]]:
@@ -246,6 +255,14 @@ class _Session:
         with self.autocast():
             return validate(self.model, self.validation, micro_batch_tokens=tokens, device=self.device)
 
+    def ask(self, step: int) -> dict[str, float]:
+        """Ask the probes whose step it is; what is logged of the answers."""
+        if step not in self.probe_steps:
+            return {}
+        tokens = self.config.micro_batch_tokens or self.config.data.batch_tokens
+        folder = self.run / "probes"
+        return ask_sets(self.model, self.tokenizer, self.probes, folder, step=step, batch_tokens=tokens)
+
     def export(self, step: int, *, loss: float | None, lr: float | None) -> None:
         """Write RUN/step{N}."""
         dtype = setup.export_dtype(self.config, count_parameters(self.model))
@@ -266,9 +283,9 @@ class _Session:
 
 
 def tokens_by_step(store: ChunkStore, order: DataOrder) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Real tokens, padding not counted, trained on up to each step: (updates + 1,)."""
-    by_chunk = np.concatenate([[0], np.cumsum(store.length[order.ids], dtype=np.int64)])
-    return by_chunk[order.offsets]
+    """Tokens trained on up to each step, (updates + 1,): injected ones too, padding and held-out ones not."""
+    by_slot = np.concatenate([[0], np.cumsum(slot_tokens(store, order), dtype=np.int64)])
+    return by_slot[order.offsets]
 
 
 def step_seed(seed: int, step: int) -> int:

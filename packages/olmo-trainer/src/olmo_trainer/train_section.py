@@ -21,9 +21,11 @@ def training_section(run: Path) -> dict[str, Any]:
     validation = _validation_curves(logged)
     last = updates[-1]
     seconds = sum(_tokens(updates, at) / entry["tokens_per_second"] for at, entry in enumerate(updates))
+    injected = sum(len(entry.get("injected", ())) for entry in updates)
     rows = [
         ["updates", last["step"]],
         ["tokens, padding not counted", last["tokens"]],
+        *([["injected items", injected]] if injected else []),
         ["epochs begun", last["epoch"]],
         ["time in updates (s)", round(seconds, 1)],
         ["tokens a second, median of the updates", median(entry["tokens_per_second"] for entry in updates)],

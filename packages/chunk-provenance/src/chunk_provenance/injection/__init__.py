@@ -1,0 +1,1 @@
+"""Injected items: texts of one's own that some updates train on beside, or instead of, their chunks."""
