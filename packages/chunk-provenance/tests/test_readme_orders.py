@@ -60,7 +60,7 @@ def demo(tmp_path, monkeypatch, run_cli):
     monkeypatch.setattr("sys.argv", [str(script), str(tmp_path / "demo")])
     runpy.run_path(str(script), run_name="__main__")
     monkeypatch.chdir(tmp_path / "demo")
-    assert run_cli("facts", "store", "probes.parquet", "fact_chunks.parquet")[0] == 0
+    assert run_cli("facts", "chunks", "store", "probes.parquet", "fact_chunks.parquet")[0] == 0
 
 
 @pytest.mark.usefixtures("demo")

@@ -58,7 +58,7 @@ Consecutive = Annotated[
 NAMES = ["subject_name", "relation", "answer_name"]
 
 
-def facts(
+def fact_chunks(
     store: Annotated[Path, typer.Argument(help="Chunk store folder, built with mentions.")],
     probes: Annotated[Path, typer.Argument(help="Probes, Parquet or JSONL.")],
     out: Annotated[Path, typer.Argument(help="The fact-chunks file to write (Parquet).")],
@@ -74,7 +74,7 @@ def facts(
     A mention counts if one of its candidates reaches at least one threshold; a threshold above 1 leaves that
     source out.
 
-    Example: chunk-provenance facts store probes.parquet fact_chunks.parquet
+    Example: chunk-provenance facts chunks store probes.parquet fact_chunks.parquet
     """
     check_file_free(out, overwrite=overwrite)
     evidence = Evidence(hyperlink, entity_linking, coref, coref_cluster)
@@ -114,7 +114,7 @@ def summarize_fact_chunks(table: pa.Table, *, num_facts: int) -> dict[str, Any]:
 
 def dynamics(
     order: Annotated[Path, typer.Argument(help="Data order of the run, own or published.")],
-    fact_chunks: Annotated[Path, typer.Argument(help="Fact chunks, as 'facts' writes them.")],
+    fact_chunks: Annotated[Path, typer.Argument(help="Fact chunks, as 'facts chunks' writes them.")],
     answers: Annotated[Path, typer.Argument(help="Answers per checkpoint: Parquet, JSONL or CSV.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     bins: Annotated[str, typer.Option(help="Where the bins of exposures begin, from 0 on.")] = ",".join(
@@ -174,7 +174,7 @@ def trace(
     *,
     store: Annotated[Path, typer.Option(help="Chunk store folder.")],
     order: Annotated[Path, typer.Option(help="Data order of the run, own or published.")],
-    fact_chunks: Annotated[Path, typer.Option("--facts", help="Fact chunks, as 'facts' writes them.")],
+    fact_chunks: Annotated[Path, typer.Option("--facts", help="Fact chunks, as 'facts chunks' writes them.")],
     answers: Annotated[Path, typer.Option(help="Answers per checkpoint.")],
     probes: Annotated[Path, typer.Option(help="Probes, Parquet or JSONL.")],
     show_list: Annotated[bool, typer.Option("--list", help="List facts worth a look, by kind.")] = False,
