@@ -1,6 +1,5 @@
 """Command line of entity-index."""
 
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -17,45 +16,33 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
-from chunk_provenance.sections import command_line, write_section
-from chunk_provenance.sections import section as report_section
 from entity_index import build as builder
+from entity_index.annotate_command import annotate
 from entity_index.backend import Backend, check_client, open_backend
 from entity_index.compare import Comparison, compare_with_names
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import open_index
+from entity_index.options import (
+    AsJson,
+    CaseSensitive,
+    IndexReference,
+    MinScore,
+    Section,
+    num_chunks,
+    parse_thresholds,
+    print_json,
+    save_section,
+    say,
+)
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
 from entity_index.serve_command import serve
 from entity_index.show import hit_record, passage, print_hits, print_table, table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-IndexReference = Annotated[
-    str,
-    typer.Argument(
-        metavar="INDEX",
-        help="Entity index: a folder made by 'entity-index build', or an index on an Elasticsearch server, "
-        "such as http://localhost:9200/enwiki.",
-    ),
-]
-MinScore = Annotated[
-    list[str],
-    typer.Option(
-        help=f"SOURCE=SCORE, the least score with which a source ({', '.join(SOURCES)}) counts; SOURCE=none "
-        "leaves it out. Repeatable. Default: hyperlink=1, the others 0.6.",
-        metavar="SOURCE=SCORE",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Section = Annotated[
-    Path | None, typer.Option(help="Also write the result as a section for the report (JSON).")
-]
-CaseSensitive = Annotated[
-    bool, typer.Option("--case-sensitive", help="Tell upper from lower case in strings.")
-]
-
 
 app.command()(serve)
+app.command()(annotate)
 
 
 def print_version(wanted: bool | None) -> None:
@@ -244,7 +231,7 @@ def facts(
 ) -> None:
     """Find the chunks that state each fact: those that mention its subject and its answer.
 
-    The same rows as 'chunk-provenance facts', looked up in the index.
+    The same rows as 'chunk-provenance facts chunks', looked up in the index.
 
     Example: entity-index facts index probes.parquet fact_chunks.parquet
     """
@@ -364,27 +351,6 @@ def write_comparison(opened: Backend, found: Comparison, path: Path) -> None:
     save_section(path, "Entities against strings", summary, tables=tables, passages=passages)
 
 
-def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
-    """Write a section for the report of chunk-provenance."""
-    write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
-
-
-def parse_thresholds(texts: list[str]) -> Thresholds:
-    """The default thresholds, changed by SOURCE=SCORE."""
-    changed: dict[str, float | None] = {}
-    for text in texts:
-        source, _, score = text.partition("=")
-        try:
-            changed[source] = None if score == "none" else float(score)
-        except ValueError:
-            source = ""
-        if source not in SOURCES:
-            raise ValueError(
-                f"--min-score {text!r} is not SOURCE=SCORE with a source of {', '.join(SOURCES)}"
-            )
-    return Thresholds(**changed)
-
-
 ANY_MENTION = Thresholds(hyperlink=0)
 """Thresholds that every candidate passes."""
 
@@ -402,21 +368,6 @@ def resolve(index: Backend, text: str) -> str:
     best, *others = (f"{match.entity} ({match.name}, {num_chunks(match.chunks)})" for match in matches)
     say(f"{name!r} is {best}" + "".join(f"; not {other}" for other in others))
     return matches[0].entity
-
-
-def num_chunks(count: int) -> str:
-    """A number of chunks, in words."""
-    return f"{count:,} chunk" if count == 1 else f"{count:,} chunks"
-
-
-def print_json(value: object) -> None:
-    """Print a result for a program to read."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def say(message: str) -> None:
-    """Words go to stderr."""
-    typer.echo(message, err=True)
 
 
 @contextmanager

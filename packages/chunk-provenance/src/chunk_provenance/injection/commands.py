@@ -15,6 +15,7 @@ from chunk_provenance.cloze import check_ending, write_probes
 from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.injection.applying import inject
 from chunk_provenance.injection.fact_file import InjectableFact, fact_probes, read_injectable_facts
+from chunk_provenance.injection.metrics_command import Compat
 from chunk_provenance.injection.plan_file import read_injection_plan, write_injection_plan
 from chunk_provenance.injection.planning import (
     Planned,
@@ -26,6 +27,7 @@ from chunk_provenance.injection.planning import (
 )
 from chunk_provenance.injection.schedules import Schedule, fka_schedule, ke_schedule, parse_group
 from chunk_provenance.intervention_commands import hash_parent, open_parent
+from chunk_provenance.learning_commands import check_file_free
 from chunk_provenance.order import DataOrder, check_store, save_order
 from chunk_provenance.published import open_order
 from chunk_provenance.store import ChunkStore, open_store
@@ -126,13 +128,13 @@ def plan(
         str | None, typer.Option(help="The tokenizer's end token, where it is not one of the usual.")
     ] = None,
     compat: Annotated[
-        bool,
+        Compat | None,
         typer.Option(
-            "--compat",
-            help="Deal items to rows as the published code: up to 64 rows, join items so that every row has "
-            "some; with more rows, drop the items that have none; cut what is too long. Says what was lost.",
+            help="upstream: deal items to rows as the published code: up to 64 rows, join items so that "
+            "every row has some; with more, drop the items that have none; cut what is too long. Says what "
+            "was lost."
         ),
-    ] = False,
+    ] = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
@@ -147,21 +149,27 @@ def plan(
     known = read_injectable_facts(facts)
     opened = None if store is None else open_store(store)
     shapes = find_shapes(order, opened, rows, seq_length)
-    if tokenizer is None and opened is None:
-        raise ValueError("give --tokenizer, or --store to take the tokenizer of the chunk store")
-    encoder = load_encoder(tokenizer or opened.path / "tokenizer.json", eos_token=eos_token)  # type: ignore[union-attr]
+    encoder = load_encoder(find_tokenizer(tokenizer, opened), eos_token=eos_token)
     wanted = make_schedule(schedule, group or [], known, start=start, interval=interval, count=count)
     wanted = replace(wanted, group_spacing=group_spacing, epochs=epochs, epoch_updates=epoch_updates)
-    planned = plan_injections(
-        known, wanted, encoder, shapes=shapes, placement=placement.value, eos=eos, compat=compat
-    )
-    note = describe_plan(schedule.value, wanted, known, placement=placement.value, eos=eos, compat=compat)
+    how: dict[str, Any] = {"placement": placement.value, "eos": eos, "compat": compat is not None}
+    planned = plan_injections(known, wanted, encoder, shapes=shapes, **how)
+    note = describe_plan(schedule.value, wanted, known, **how)
     hashes = json.dumps([hash_file(path) for path in facts])
     write_injection_plan(
         planned.plan, out, schedule=note, facts_sha256=hashes, tokenizer_sha256=hash_text(encoder.content)
     )
     summary = summarize_plan(planned)
     print(json.dumps(summary, indent=2) if as_json else plan_line(summary, out))
+
+
+def find_tokenizer(tokenizer: Path | None, store: ChunkStore | None) -> Path:
+    """The tokenizer that is named, else that of the store."""
+    if tokenizer is not None:
+        return tokenizer
+    if store is None:
+        raise ValueError("give --tokenizer, or --store to take the tokenizer of the chunk store")
+    return store.path / "tokenizer.json"
 
 
 def find_shapes(
@@ -308,6 +316,14 @@ def summarize_order(order: DataOrder) -> dict[str, int]:
 def probes(
     facts: Facts,
     out: Annotated[Path, typer.Option(help="The probes to write, .parquet or .jsonl.")],
+    distractors: Annotated[
+        int,
+        typer.Option(
+            help="Give every probe so many wrong answers, targets of other facts' probes. Ranks, and so what "
+            "'dynamics' calls known, need some; log-probabilities need none, and are faster without.",
+            min=0,
+        ),
+    ] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Write the probes of facts as an ordinary probes file: mem, gen and hard_gen are their relations.
@@ -315,23 +331,17 @@ def probes(
     Example: chunk-provenance inject probes facts.json --out probes.jsonl
     """
     check_ending(out)
-    check_free(out, overwrite=overwrite)
+    check_file_free(out, overwrite=overwrite)
     known = read_injectable_facts(facts)
-    table = fact_probes(known)
+    table = fact_probes(known, num_distractors=distractors)
     if not table.num_rows:
         raise ValueError("the facts have no probes: give them mem_input and mem_target, gen_*, hard_gen_*")
     write_probes(table, out)
-    print(f"{table.num_rows:,} probes of {len(known):,} facts, {out}")
-
-
-def check_free(out: Path, *, overwrite: bool) -> None:
-    """Refuse to replace a file unless asked to."""
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{str(out)!r} exists: choose another place or give --overwrite")
+    print(f"{table.num_rows:,} probe{'s' * (table.num_rows != 1)} of {len(known):,} facts, {out}")
 
 
 def check_parquet_free(out: Path, *, overwrite: bool) -> None:
     """Refuse a name that is no Parquet file's, or taken."""
     if out.suffix != ".parquet":
         raise ValueError(f"{str(out)!r} must end in .parquet")
-    check_free(out, overwrite=overwrite)
+    check_file_free(out, overwrite=overwrite)
