@@ -308,9 +308,14 @@ def make_cluster():
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url(make_cluster):
-    """The address of an empty server that all tests of a session share; use index names of your own."""
-    (url,) = make_cluster().start()
+def elasticsearch_url(request):
+    """The address of a server that all tests of a session share; use index names of your own.
+
+    The variable ENTITY_INDEX_TEST_SERVER names one that runs already.
+    """
+    if "ENTITY_INDEX_TEST_SERVER" in os.environ:
+        return os.environ["ENTITY_INDEX_TEST_SERVER"]
+    (url,) = request.getfixturevalue("make_cluster")().start()
     return url
 
 

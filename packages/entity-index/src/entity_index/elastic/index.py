@@ -15,7 +15,8 @@ from elasticsearch import Elasticsearch
 from entity_index.elastic import index_names
 from entity_index.elastic.connection import connect
 from entity_index.elastic.index_requests import HITS_A_PAGE, IDS_A_PAGE, Target, one_sentence
-from entity_index.elastic.mapping_check import CASED, check_index, check_name
+from entity_index.elastic.mapping import CASED
+from entity_index.elastic.mapping_check import check_index, check_name
 from entity_index.elastic.queries import (
     CANDIDATE,
     EVERYTHING,
