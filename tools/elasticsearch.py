@@ -295,6 +295,11 @@ def prepare(folder: Path, cluster: dict[str, Any], node: Node, home: Path, java:
     shutil.copytree(home / "config", node.config)
     text = "".join(f"{name}: {value}\n" for name, value in settings.items())
     (node.config / "elasticsearch.yml").write_text(text, encoding="utf-8")
+    options = (home / "config" / "jvm.options").read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = "".join(
+        line for line in options if "gc.log" not in line
+    )  # version 7 puts that beside its programs
+    (node.config / "jvm.options").write_text(kept, encoding="utf-8")
     for name in ("server.key", "server.pem") if cluster["tls"] else ():
         shutil.copy(Path(cluster["tls"]) / name, node.config / name)
     for place in (node.folder / "data", node.folder / "logs", folder / "snapshots"):
@@ -350,9 +355,12 @@ def wait_until_green(
 ) -> None:
     """Wait until all nodes have joined and all shards are where they belong; else end what was started."""
     give_up = time.monotonic() + START_SECONDS
+    seen = {node for node in nodes if node not in launchers}
     while not is_green(cluster, nodes):
-        running = [node for node, launcher in launchers.items() if launcher.poll() is None]
-        failed = [node for node in nodes if node not in running and node.process_id() is None]
+        up = {node for node in nodes if node.process_id() is not None}
+        seen |= up
+        refused = [node for node, launcher in launchers.items() if launcher.poll()]
+        failed = [*refused, *(seen - up)]
         if failed or time.monotonic() > give_up:
             node = failed[0] if failed else nodes[0]
             for started in launchers:

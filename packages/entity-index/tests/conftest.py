@@ -1,13 +1,17 @@
 """Tiny chunk stores made by hand, and the slow twin: brute force over the store's files."""
 
+import itertools
+import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +19,7 @@ import pytest
 
 from chunk_provenance import ChunkStore, open_store, write_store
 from entity_index import All, AnyOf, Entity, Mention, Not, Phrase, build_index, open_index
+from entity_index.backend import open_backend
 from entity_index.words import words
 
 SCORES = ("score", "hyperlink", "entity_linking", "coref", "coref_cluster")
@@ -303,7 +308,138 @@ def make_cluster():
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url(make_cluster):
-    """The address of an empty server that all tests of a session share; use index names of your own."""
-    (url,) = make_cluster().start()
+def elasticsearch_url(request):
+    """The address of a server that all tests of a session share; use index names of your own.
+
+    The variable ENTITY_INDEX_TEST_SERVER names one that runs already.
+    """
+    if "ENTITY_INDEX_TEST_SERVER" in os.environ:
+        return os.environ["ENTITY_INDEX_TEST_SERVER"]
+    (url,) = request.getfixturevalue("make_cluster")().start()
     return url
+
+
+# An index on a server in LMEnt's layout, written with raw requests
+
+
+KEYWORD_TOO = {"type": "text", "fields": {"raw": {"type": "keyword"}}}
+FLOATS = {name: {"type": "float"} for name in ("hyperlinks", "entity_linking", "coref", "coref_cluster")}
+CANDIDATES = {
+    "qid": {"type": "keyword"},
+    "name": KEYWORD_TOO,
+    "aggregated_score": {"type": "float"},
+    "scores_by_source": {"type": "object", "properties": FLOATS},
+}
+MENTIONS = {
+    "char_start": {"type": "integer"},
+    "char_end": {"type": "integer"},
+    "text_mention": KEYWORD_TOO,
+    "candidates": {"type": "nested", "properties": CANDIDATES},
+}
+LMENT_MAPPING = {
+    "dynamic": False,
+    "properties": {
+        **{name: {"type": "integer"} for name in ("chunk_id", "article_id", "start", "end")},
+        **{name: {"type": "text"} for name in ("title", "metadata_source", "text")},
+        "entities": {"type": "nested", "properties": MENTIONS},
+    },
+}
+LMENT_SETTINGS = {"number_of_shards": 1, "number_of_replicas": 0, "mapping.nested_objects.limit": 100_000_000}
+CASED_ANALYZER = {
+    "analysis": {"analyzer": {"default": {"type": "custom", "tokenizer": "standard", "filter": []}}}
+}
+
+
+def ask(url, method="GET", body=None):
+    """One request, without our client."""
+    content = body.encode(errors="surrogatepass") if isinstance(body, str) else json.dumps(body).encode()
+    kind = "application/x-ndjson" if isinstance(body, str) else "application/json"
+    request = urllib.request.Request(
+        url, content if body is not None else None, {"Content-Type": kind}, method=method
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def write_lment(url, name, documents):
+    """Both of LMEnt's indices under this name."""
+    lines = "".join(
+        json.dumps({"index": {"_id": str(document["chunk_id"])}}) + "\n" + json.dumps(document) + "\n"
+        for document in documents
+    )
+    for index, analysis in ((name, {}), (name + "_case_sensitive", CASED_ANALYZER)):
+        ask(f"{url}/{index}", "PUT", {"settings": {**LMENT_SETTINGS, **analysis}, "mappings": LMENT_MAPPING})
+        if lines:
+            assert not ask(f"{url}/{index}/_bulk?refresh=true", "POST", lines)["errors"]
+
+
+def lment_documents(texts, rows, titles=None):
+    """Documents as LMEnt has them, one mention a span; and, to compare everything, what ours have besides."""
+    documents = []
+    for chunk_id, text in enumerate(texts):
+        of_chunk = [
+            (number, row)
+            for number, row in enumerate(rows)
+            if row["chunk_id"] == chunk_id and row["entity"] is not None
+        ]
+        spans = itertools.groupby(
+            of_chunk, lambda pair: (pair[1]["char_start"], pair[1]["char_end"], pair[1]["surface"])
+        )
+        entities = [
+            {
+                "char_start": start,
+                "char_end": end,
+                "text_mention": surface,
+                "candidates": [candidate(*pair) for pair in pairs],
+            }
+            for (start, end, surface), pairs in spans
+        ]
+        title = titles[chunk_id] if titles else None
+        document = {"chunk_id": chunk_id, "article_id": chunk_id, "start": 0, "end": 1, "title": title}
+        documents.append({**document, "doc_id": f"d{chunk_id}", "text": text, "entities": entities})
+    return documents
+
+
+def candidate(number, row):
+    sources = zip(FLOATS, ("hyperlink", "entity_linking", "coref", "coref_cluster"), strict=True)
+    scores = {theirs: row[ours] for theirs, ours in sources}
+    return {
+        "qid": row["entity"],
+        "name": row["name"],
+        "aggregated_score": row["score"],
+        "scores_by_source": scores,
+        "row": number,
+    }
+
+
+@pytest.fixture(scope="session")
+def elastic_pair(elasticsearch_url):
+    """The same corpus in the embedded index and on a server."""
+    numbers = itertools.count()
+
+    def build(folder, texts, mentions, titles=None):
+        store = write(folder / "store", texts, mentions, titles)
+        build_index(store.path, folder / "index")
+        name = f"pair{next(numbers)}"
+        write_lment(elasticsearch_url, name, lment_documents(texts, store.mention_table.to_pylist(), titles))
+        return open_index(folder / "index"), open_backend(f"{elasticsearch_url}/{name}")
+
+    return build
+
+
+@pytest.fixture(scope="session", name="lment_documents")
+def give_lment_documents():
+    """Texts, rows of mentions and titles as documents."""
+    return lment_documents
+
+
+@pytest.fixture(scope="session")
+def mention_rows():
+    """Mention rows as a store has them."""
+    return lambda mentions, texts: mention_table(mentions, texts).to_pylist()
+
+
+@pytest.fixture(scope="session")
+def raw_requests():
+    """Requests without our client: `ask`, `write_lment`."""
+    return SimpleNamespace(ask=ask, write_lment=write_lment)

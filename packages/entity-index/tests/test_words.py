@@ -19,7 +19,7 @@ from entity_index.words import phrase_spans, word_spans, words
         ("well-known", ["well", "known"]),
         ("U.S.A. e.g. x.5", ["U.S.A", "e.g", "x", "5"]),
         ("1,024.5 3,x 4.", ["1,024.5", "3", "x", "4"]),
-        ("snake_case a1b2", ["snake_case", "a1b2"]),
+        ("snake_case a1b2 _x _ __", ["snake_case", "a1b2", "_x"]),
         ("cafe\u0301 nai\u0308ve", ["cafe\u0301", "nai\u0308ve"]),
         ("नमस्ते दुनिया", ["नमस्ते", "दुनिया"]),
         ("東京は", ["東", "京", "は"]),

@@ -39,6 +39,8 @@ def die_at(point, occurrence):
         "before rename": (os, "rename", "before", lambda *args: True),
         "after rename": (os, "rename", "after", lambda *args: True),
         "before metrics": (os, "replace", "before", lambda source, target: target.name == "metrics.jsonl"),
+        "before answers": (os, "replace", "before", lambda source, target: target.name == "step3.parquet"),
+        "after answers": (os, "replace", "after", lambda source, target: target.name == "step3.parquet"),
     }[point]
     real, seen = getattr(module, name), []
 
@@ -98,24 +100,32 @@ POINTS = [
     *(("before rename", occurrence) for occurrence in (1, 2, 3, 4, 5, 6, 7, 8)),
     *(("after rename", occurrence) for occurrence in (1, 2, 3, 4, 5, 6, 7, 8)),
     ("before metrics", 1),
+    ("before answers", 1),
+    ("after answers", 1),
 ]
 
 
 def decisive(run):
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     for line in lines:
-        del line["tokens_per_second"]
+        line.pop("tokens_per_second", None)
+        line.pop("probe_seconds", None)
     exports = sorted(path.name for path in run.glob("step*"))
     weights = [
         hashlib.sha256((run / name / "model.safetensors").read_bytes()).hexdigest() for name in exports
     ]
-    return lines, exports, weights
+    answers = {path.name: path.read_bytes() for path in (run / "probes" / "facts").glob("*.parquet")}
+    return lines, exports, weights, answers
 
 
 @pytest.mark.slow
 def test_a_run_killed_at_any_moment_ends_with_the_same_bits(write_config, tmp_path):
     out = tmp_path / "out"
-    command = [sys.executable, "-c", DRIVER, str(write_config()), str(out), json.dumps(POINTS)]
+    probes = tmp_path / "probes.jsonl"
+    row = {"fact_id": "f", "probe_id": "p", "prompt": "w5", "answers": ["w6"], "distractors": ["w7"]}
+    probes.write_text(json.dumps(row) + "\n", encoding="utf-8")
+    config = write_config(probes={"files": {"facts": str(probes)}, "every": 1})
+    command = [sys.executable, "-c", DRIVER, str(config), str(out), json.dumps(POINTS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     deaths = json.loads(done.stdout)
@@ -123,6 +133,7 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_bits(write_config, tmp_pa
     assert all(codes == [-9, 0] for codes in deaths.values()), deaths
     straight = decisive(out / "straight")
     assert straight[1] == ["step0", "step1", "step2", "step4", "step6"]
+    assert len(straight[3]) == 7
     for name in [*deaths, "from outside"]:
         assert decisive(out / name) == straight, name
         assert not list((out / name).rglob(".step*")), name

@@ -127,6 +127,8 @@ def update_batches(
     input_ids, doc_ids = order_rows(store, order, update)
     labels = make_labels(input_ids, doc_ids, cross_document_targets=config.loss.cross_document_targets)
     labels[np.isin(chunk_ids, masked_chunks(order, update))] = IGNORED
+    if not config.data.document_attention:
+        doc_ids = np.minimum(doc_ids, 0)  # one document a row, padding stays -1
     return micro_batches(
         (input_ids, doc_ids), labels, chunk_ids, micro_batch_tokens=config.micro_batch_tokens, device=device
     )

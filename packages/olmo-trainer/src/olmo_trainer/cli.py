@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from olmo_trainer.evaluate_command import evaluate
+from olmo_trainer.presets_command import presets
 from olmo_trainer.train_command import train
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -33,6 +34,7 @@ def root(
 
 app.command()(train)
 app.command()(evaluate)
+app.command()(presets)
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """The configuration of a run: one YAML file, checked against these models, saved beside the result.
 
 `base: other.yaml` at the top of a file composes (paths relative to that file, deep merge, the later wins),
-`--set optim.lr=3e-4` wins over both. `load_config` takes any pydantic model: cocomix and linear-attn use it.
+`--set optim.lr=3e-4` wins over both. `preset:NAME` in a file's place is a recipe of `olmo_trainer.presets`.
+`load_config` takes any pydantic model: cocomix and linear-attn use it.
 """
 
 import difflib
@@ -20,6 +21,8 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+
+from olmo_trainer.presets import PREFIX, find_preset
 
 
 class Section(BaseModel):
@@ -71,6 +74,8 @@ class DataConfig(Section):
     """How often every chunk is seen."""
     updates: PositiveInt | None = None
     """How many updates, instead of `epochs`."""
+    document_attention: bool = True
+    """Attention stays inside documents; false lets it cross them, as OLMo-1 was trained."""
 
     @model_validator(mode="after")
     def _one_length(self) -> "DataConfig":
@@ -104,6 +109,8 @@ class ScheduleConfig(Section):
     """Part of the updates over which the rate rises from 0."""
     warmup_steps: NonNegativeInt | None = None
     """The same in updates; wins over `warmup_fraction`."""
+    warmup_start: float = Field(default=0.0, ge=0, le=1)
+    """Where the warm-up begins, as a part of the peak rate."""
     decay_fraction: float = Field(default=0.1, gt=0, le=1)
     """Part of the updates over which wsd decays."""
     decay_steps: PositiveInt | None = None
@@ -220,7 +227,7 @@ def load_config(model: type[SectionType], path: str | Path, settings: Sequence[s
         FileNotFoundError: the file or one of its bases does not exist.
         ValueError: an unknown key (the closest is named), a wrong value, a base that includes itself.
     """
-    tree = _read_tree(Path(path), ())
+    tree = read_keys(path)
     for setting in settings:
         _apply_setting(tree, setting)
     _check_keys(model, tree, "")
@@ -229,6 +236,11 @@ def load_config(model: type[SectionType], path: str | Path, settings: Sequence[s
     except ValidationError as error:
         details = "; ".join(_describe(problem) for problem in error.errors())
         raise ValueError(f"configuration {str(path)!r}: {details}") from error
+
+
+def read_keys(path: str | Path) -> dict[str, Any]:
+    """The keys that a configuration file and its bases give, unchecked."""
+    return _read_tree(Path(path), ())
 
 
 def dump_config(config: BaseModel) -> str:
@@ -252,6 +264,8 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 def _read_tree(path: Path, including: tuple[Path, ...]) -> dict[str, Any]:
     """A YAML mapping merged over its bases."""
+    if path.name.startswith(PREFIX):
+        path = find_preset(path.name.removeprefix(PREFIX))
     if path.resolve() in including:
         raise ValueError(f"configuration {str(path)!r} is its own base: remove a `base:` line")
     if not path.is_file():

@@ -6,7 +6,7 @@ from olmo_trainer.config import OptimConfig, ScheduleConfig
 
 
 def learning_rate(update: int, *, total: int, optim: OptimConfig, schedule: ScheduleConfig) -> float:
-    """The rate of one update out of `total`: up to the peak over the warm-up, then down to `min_ratio` of it.
+    """The rate of one update out of `total`: up to the peak over the warm-up, then as the schedule says.
 
     >>> optim, schedule = OptimConfig(lr=1.0), ScheduleConfig(name="linear", warmup_steps=2, min_ratio=0.0)
     >>> [learning_rate(update, total=6, optim=optim, schedule=schedule) for update in range(1, 7)]
@@ -16,7 +16,8 @@ def learning_rate(update: int, *, total: int, optim: OptimConfig, schedule: Sche
     floor = peak * schedule.min_ratio
     warmup = warmup_steps(total, schedule)
     if update < warmup:
-        return peak * update / warmup
+        start = peak * schedule.warmup_start
+        return start + (peak - start) * update / warmup
     if update >= total and schedule.name != "constant":
         return floor
     match schedule.name:

@@ -1,5 +1,6 @@
 """The command `olmo-trainer train`: configuration in, run folder out, words on stderr."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -24,7 +25,11 @@ PLAIN_INTERVAL = 10.0  # seconds between lines where stderr is no terminal
 
 def train(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG.yaml", help="Configuration file; keys in the README.")
+        Path,
+        typer.Argument(
+            metavar="CONFIG.yaml",
+            help="Configuration file, keys in the README; or preset:NAME, one of `olmo-trainer presets`.",
+        ),
     ],
     run: Annotated[
         Path, typer.Argument(help="Folder of the run; made if absent, continued if not finished.")
@@ -32,6 +37,13 @@ def train(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a key of the file, such as optim.lr=3e-4."),
+    ] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Chunk store to train on, instead of the file's data.store.")
+    ] = None,
+    order: Annotated[
+        Path | None,
+        typer.Option(help="Recorded data order to train in, instead of the file's epochs or updates."),
     ] = None,
     stop_at: Annotated[
         int | None, typer.Option(min=1, help="Stop after this step; the same command without it goes on.")
@@ -50,7 +62,8 @@ def train(
 
     Example: olmo-trainer train tiny.yaml runs/tiny --set optim.lr=1e-3
     """
-    resolved = _prepare(config, run, settings or [], say_on_stderr=not dry_run)
+    settings = [*_data_settings(corpus, order), *(settings or [])]
+    resolved = _prepare(config, run, settings, say_on_stderr=not dry_run)
     if dry_run:
         return
     outcome = _run(resolved, run, stop_at=stop_at, resume=resume)
@@ -62,11 +75,22 @@ def train(
         raise typer.Exit(INTERRUPTED)
 
 
+def _data_settings(corpus: Path | None, order: Path | None) -> list[str]:
+    """The settings that `--corpus` and `--order` stand for; JSON strings are YAML, whatever is in a path."""
+    given = [] if corpus is None else [f"data.store={json.dumps(str(corpus))}"]
+    if order is not None:
+        given += [f"data.order={json.dumps(str(order))}", "data.epochs=null", "data.updates=null"]
+    return given
+
+
 def _prepare(config: Path, run: Path, settings: list[str], *, say_on_stderr: bool) -> "TrainConfig":
     """The resolved configuration; says what the run takes, refuses a new one that the disk cannot hold."""
+    from transformers.utils.logging import disable_progress_bar
+
     from olmo_trainer.config import TrainConfig, load_config
     from olmo_trainer.plan import check_disk, describe, make_plan
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every file opened or written
     resolved = load_config(TrainConfig, config, settings)
     plan = make_plan(resolved, run)
     typer.echo(describe(plan), err=say_on_stderr)
@@ -77,12 +101,9 @@ def _prepare(config: Path, run: Path, settings: list[str], *, say_on_stderr: boo
 
 def _run(config: "TrainConfig", run: Path, *, stop_at: int | None, resume: Resume) -> "Outcome":
     """Train with progress shown and signals heeded."""
-    from transformers.utils.logging import disable_progress_bar
-
     from olmo_trainer.train import DivergedError
     from olmo_trainer.train import train as run_training
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every export
     stop = _StopSignal()
     with _Reporter() as report:
         try:
