@@ -24,10 +24,16 @@ from entity_index.compare import Comparison, compare_with_names
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import open_index
 from entity_index.options import (
+    AllowRejected,
     AsJson,
     CaseSensitive,
+    Elasticsearch,
+    IndexName,
     IndexReference,
+    KeepReplicas,
     MinScore,
+    Rejected,
+    Replicas,
     Section,
     num_chunks,
     parse_thresholds,
@@ -45,35 +51,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.command()(serve)
 app.command()(annotate)
-
-Elasticsearch = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="Build on this Elasticsearch server. Environment variables say who asks and whom to trust: "
-        "ELASTICSEARCH_API_KEY_FILE, or _USER and _PASSWORD_FILE; _CA_FILE or _FINGERPRINT.",
-    ),
-]
-IndexName = Annotated[
-    str | None,
-    typer.Option(
-        "--index", metavar="NAME", help="There: the names of the indices, NAME and NAME_case_sensitive."
-    ),
-]
-Replicas = Annotated[int, typer.Option(help="There: copies of each index, put when it is complete.")]
-KeepReplicas = Annotated[
-    bool,
-    typer.Option("--keep-replicas", help="There: make the copies from the beginning, against lost nodes."),
-]
-Rejected = Annotated[
-    Path | None,
-    typer.Option(
-        help="There: list chunks that the server refuses in this file (default NAME.rejected.jsonl)."
-    ),
-]
-AllowRejected = Annotated[
-    bool, typer.Option("--allow-rejected", help="There: publish the indices without the chunks refused.")
-]
 
 
 def print_version(wanted: bool | None) -> None:

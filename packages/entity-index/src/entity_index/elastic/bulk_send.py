@@ -180,8 +180,8 @@ def check_index_is_there(items: Iterator[dict[str, Any]]) -> None:
 
 
 def _rejection(index: str, chunk_id: int, item: dict[str, Any]) -> Rejection:
+    """A refusal, with the deeper reason first: the other quotes the document."""
     error = item["error"]
-    reason = (
-        f"{error['reason']} ({error['caused_by']['reason']})" if "caused_by" in error else error["reason"]
-    )
-    return Rejection(index, chunk_id, item["status"], error["type"], " ".join(str(reason).split())[:500])
+    reasons = [error.get("caused_by", {}).get("reason"), error["reason"]]
+    words = " ".join("; ".join(filter(None, reasons)).split())
+    return Rejection(index, chunk_id, item["status"], error["type"], words[:500])
