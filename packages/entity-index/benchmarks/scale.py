@@ -175,8 +175,8 @@ def measure_entity(index: EntityIndex, mentions: Path, entity: str, chunks: int)
 def brute_force(mentions: Path, entity: str) -> int:
     """Chunks of an entity, by a scan of the Parquet file."""
     (found,) = duckdb.execute(
-        f"""SELECT count(DISTINCT chunk_id) FROM read_parquet('{mentions}') WHERE entity = '{entity}' AND
-        (hyperlink >= 1 OR entity_linking >= 0.6::FLOAT OR coref >= 0.6::FLOAT OR coref_cluster >= 0.6::FLOAT)"""
+        f"""SELECT count(DISTINCT chunk_id) FROM read_parquet('{mentions}') WHERE entity = '{entity}'
+        AND (hyperlink >= 1 OR greatest(entity_linking, coref, coref_cluster) >= 0.6::FLOAT)"""
     ).fetchone() or (0,)
     return int(found)
 
@@ -193,9 +193,7 @@ def main() -> None:
         started = time.perf_counter()
         num_chunks = write_mentions(folder / "mentions.parquet", asked.mentions)
         took, size = time.perf_counter() - started, (folder / "mentions.parquet").stat().st_size
-        print(
-            f"{asked.mentions:,} mentions in {num_chunks:,} chunks written in {took:.0f} s, {size / 1e9:.2f} GB"
-        )
+        print(f"{asked.mentions:,} mentions in {num_chunks:,} chunks: {took:.0f} s, {size / 1e9:.2f} GB")
         measure(build(folder, num_chunks, asked.memory), folder / "mentions.parquet")
 
 

@@ -167,7 +167,7 @@ def sorted_codes(strings: pa.ChunkedArray) -> tuple[pa.Array, Ids]:
 
 
 def stable_order(codes: Ids) -> Ids:
-    """Rows by code, equal ones as they come: 16 bits at a time, as NumPy counts these instead of comparing."""
+    """Rows by code, equal ones as they come: 16 bits at a time, which NumPy counts."""
     order = np.argsort((codes & 0xFFFF).astype(np.uint16), kind="stable")
     for shift in range(16, int(codes.max(initial=0)).bit_length(), 16):
         order = order[np.argsort((codes >> shift).astype(np.uint16)[order], kind="stable")]
@@ -321,8 +321,9 @@ def _mapped(encoded: pa.DictionaryArray, codes: npt.NDArray[np.int32]) -> npt.ND
     """The rows' codes, of the codes of the dictionary; -1 is null."""
     indices = encoded.indices
     if not indices.null_count:
-        return codes[indices.to_numpy()]
-    mapped: npt.NDArray[np.int32] = np.append(codes, np.int32(-1))[indices.fill_null(len(codes)).to_numpy()]
+        mapped: npt.NDArray[np.int32] = codes[indices.to_numpy()]
+        return mapped
+    mapped = np.append(codes, np.int32(-1))[indices.fill_null(len(codes)).to_numpy()]
     return mapped
 
 
