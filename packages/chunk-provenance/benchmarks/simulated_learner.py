@@ -2,7 +2,7 @@
 
     uv run python packages/chunk-provenance/benchmarks/simulated_learner.py OUT [--facts 1200] [--seed 0]
 
-OUT gets what the commands `facts`, `dynamics`, `trace` and `report` read: store, order, probes.parquet,
+OUT gets what `facts chunks`, `dynamics`, `trace` and `report` read: store, order, probes.parquet,
 answers.parquet. The learner is honest in one sense only: we know what it does. A fact has a threshold, drawn
 once, geometric with mean 6. Its answer ranks first once it has been seen that often; it is forgotten with
 probability 0.04 at any checkpoint before which it was not seen since the last one, until it is seen again.

@@ -271,9 +271,10 @@ def test_all_impossible_rows_of_a_plan_are_listed(tmp_path):
     lines = [
         '{"update": 0, "row": -1, "placement": "append", "item_id": "", "tokens": []}',
         '{"update": 1, "row": 0, "placement": "replace", "item_id": "b/0", "tokens": [4], "sha256": "no"}',
+        '{"update": 1, "row": 1, "placement": "replace", "item_id": "c/0", "tokens": [4, null]}',
     ]
     (tmp_path / "plan.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(FormatError, match="is no injection plan, 6 problems:") as refused:
+    with pytest.raises(FormatError, match="is no injection plan, 7 problems:") as refused:
         read_injection_plan(tmp_path / "plan.jsonl")
     assert str(refused.value).split("\n  ")[1:] == [
         "row 1 (): update 0, updates count from 1",
@@ -282,4 +283,5 @@ def test_all_impossible_rows_of_a_plan_are_listed(tmp_path):
         "row 1 (): its item_id is empty",
         "row 1 (): it has no tokens",
         "row 2 (b/0): its sha256 is not that of its tokens, the file was changed or damaged",
+        "row 3 (c/0): a token or an entity is null",
     ]

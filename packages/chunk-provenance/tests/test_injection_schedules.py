@@ -25,8 +25,8 @@ PUBLISHED_TOKENIZER = "allenai_gpt-neox-olmo-dolma-v1_5.json"  # <|endoftext|> i
 
 def shared(name):
     """A file of the shared data folder, beside the workspace or where SHARED_DATA says."""
-    beside = Path(__file__).parents[4] / "shared"
-    path = Path(os.environ.get("SHARED_DATA", beside)) / "data" / name
+    beside = [parent / "shared" for parent in Path(__file__).parents if (parent / "shared" / "data").is_dir()]
+    path = Path(os.environ.get("SHARED_DATA", [*beside, "shared"][0])) / "data" / name
     if not path.is_file():
         pytest.skip(f"needs {path}: set SHARED_DATA to the folder that holds data/")
     return path

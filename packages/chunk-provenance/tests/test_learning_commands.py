@@ -123,7 +123,7 @@ def call(monkeypatch, capsys):
     return run_command
 
 
-FACTS = "facts store probes.parquet facts.parquet"
+FACTS = "facts chunks store probes.parquet facts.parquet"
 DYNAMICS = "dynamics order facts.parquet answers.parquet out"
 TRACE = "--store store --order order --facts facts.parquet --answers answers.parquet --probes probes.parquet"
 
@@ -241,15 +241,15 @@ def test_cloze_writes_probes_that_facts_reads(run, call):
     assert "no sentence with a link has enough before it" in err
     write_small_store(run / "longer", form="{} lives in the city of Rome.")
     assert call("cloze longer cloze.jsonl --max-probes 2")[:2] == (0, "2 probes\n")
-    assert call("facts longer cloze.jsonl f.parquet")[0] == 0
+    assert call("facts chunks longer cloze.jsonl f.parquet")[0] == 0
     assert len(pq.read_table("f.parquet")["fact_id"].unique()) == 2
 
 
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("facts nowhere probes.parquet new.parquet", "no chunk store at 'nowhere'"),
-        ("facts store nowhere.parquet new.parquet", "no probes file at 'nowhere.parquet'"),
+        ("facts chunks nowhere probes.parquet new.parquet", "no chunk store at 'nowhere'"),
+        ("facts chunks store nowhere.parquet new.parquet", "no probes file at 'nowhere.parquet'"),
         (FACTS, "'facts.parquet' exists: choose another place or give --overwrite"),
         (f"{FACTS} --overwrite --coref 0", "evidence thresholds must be above 0"),
         (DYNAMICS, "'out' exists: choose another place or give --overwrite"),
@@ -277,7 +277,9 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(joined, call, line, mes
     assert message in err
 
 
-@pytest.mark.parametrize("command", ["facts", "dynamics", "trace", "cloze", "report"])
+@pytest.mark.parametrize(
+    "command", ["facts chunks", "facts paraphrase", "dynamics", "trace", "cloze", "report"]
+)
 def test_every_command_has_a_help_with_an_example(call, command):
     code, out, _ = call(f"{command} --help")
     words = re.sub(r"[\s│]+", " ", out)

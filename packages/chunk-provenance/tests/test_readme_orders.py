@@ -60,7 +60,7 @@ def demo(tmp_path, monkeypatch, run_cli):
     monkeypatch.setattr("sys.argv", [str(script), str(tmp_path / "demo")])
     runpy.run_path(str(script), run_name="__main__")
     monkeypatch.chdir(tmp_path / "demo")
-    assert run_cli("facts", "store", "probes.parquet", "fact_chunks.parquet")[0] == 0
+    assert run_cli("facts", "chunks", "store", "probes.parquet", "fact_chunks.parquet")[0] == 0
 
 
 @pytest.mark.usefixtures("demo")
@@ -72,6 +72,17 @@ def test_the_readme_prints_what_it_says_of_orders(heading, follow):
 def test_the_readme_prints_what_it_says_of_measures(tmp_path, monkeypatch, follow):
     monkeypatch.chdir(tmp_path)
     follow("What an injection taught")
+
+
+def test_the_readme_prints_what_it_says_of_injections(tmp_path, monkeypatch, follow):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table(MENTIONS), "mentions.parquet")
+    follow("In ten lines", compare=False)
+    follow("Inject facts")
+    section = README.read_text(encoding="utf-8").partition("\n## Inject facts\n")[2].partition("\n## ")[0]
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1), found)
+    assert found["injected_items"](found["order"], 2) == ("moon/0", "met/0")
 
 
 def test_the_readme_prints_what_it_says_of_mixtures(tmp_path, monkeypatch, follow):

@@ -18,14 +18,17 @@ from chunk_provenance import (
     store_commands,
 )
 from chunk_provenance.injection import commands as injection_commands
-from chunk_provenance.injection import metrics_command
+from chunk_provenance.injection import metrics_command, paraphrase_command
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 MAKE, ASK, CHANGE = "Make chunks and an order", "Ask an order", "Change an order"
 LEARN = "What was learned, when, and from which text"
 app.command("analyze", rich_help_panel=LEARN)(analysis_commands.analyze_command)
 app.command(rich_help_panel=LEARN)(analysis_commands.sample)
-app.command(rich_help_panel=LEARN)(learning_commands.facts)
+facts = typer.Typer(no_args_is_help=True, help="Chunks that state facts; paraphrases of facts of your own.")
+facts.command("chunks")(learning_commands.fact_chunks)
+facts.command("paraphrase")(paraphrase_command.paraphrase)
+app.add_typer(facts, name="facts", rich_help_panel=LEARN)
 app.command(rich_help_panel=LEARN)(learning_commands.dynamics)
 app.command(rich_help_panel=LEARN)(learning_commands.cloze)
 app.command(rich_help_panel=LEARN)(learning_commands.trace)

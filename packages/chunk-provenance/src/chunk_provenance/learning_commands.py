@@ -27,6 +27,7 @@ from chunk_provenance.facts import (
     read_probes,
     write_fact_chunks,
 )
+from chunk_provenance.injection.items import injected_facts
 from chunk_provenance.joining import check_free, join_files, load_dynamics, save_dynamics
 from chunk_provenance.order import DataOrder
 from chunk_provenance.published import open_order
@@ -57,7 +58,7 @@ Consecutive = Annotated[
 NAMES = ["subject_name", "relation", "answer_name"]
 
 
-def facts(
+def fact_chunks(
     store: Annotated[Path, typer.Argument(help="Chunk store folder, built with mentions.")],
     probes: Annotated[Path, typer.Argument(help="Probes, Parquet or JSONL.")],
     out: Annotated[Path, typer.Argument(help="The fact-chunks file to write (Parquet).")],
@@ -73,7 +74,7 @@ def facts(
     A mention counts if one of its candidates reaches at least one threshold; a threshold above 1 leaves that
     source out.
 
-    Example: chunk-provenance facts store probes.parquet fact_chunks.parquet
+    Example: chunk-provenance facts chunks store probes.parquet fact_chunks.parquet
     """
     check_file_free(out, overwrite=overwrite)
     evidence = Evidence(hyperlink, entity_linking, coref, coref_cluster)
@@ -113,7 +114,7 @@ def summarize_fact_chunks(table: pa.Table, *, num_facts: int) -> dict[str, Any]:
 
 def dynamics(
     order: Annotated[Path, typer.Argument(help="Data order of the run, own or published.")],
-    fact_chunks: Annotated[Path, typer.Argument(help="Fact chunks, as 'facts' writes them.")],
+    fact_chunks: Annotated[Path, typer.Argument(help="Fact chunks, as 'facts chunks' writes them.")],
     answers: Annotated[Path, typer.Argument(help="Answers per checkpoint: Parquet, JSONL or CSV.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     bins: Annotated[str, typer.Option(help="Where the bins of exposures begin, from 0 on.")] = ",".join(
@@ -125,6 +126,10 @@ def dynamics(
     consecutive: Consecutive = 2,
     max_rank: MaxRank = 1,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap interval of rho.")] = 0,
+    probes: Annotated[
+        Path | None,
+        typer.Option(help="Probes: injected items count for facts whose subject and answer they name."),
+    ] = None,
     section: Section = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -148,8 +153,12 @@ def dynamics(
         edges=parse_numbers(bins, "--bins"),
         bounds=None if intervals is None else parse_numbers(intervals, "--intervals"),
         seed=seed,
+        probes=probes,
     )
     save_dynamics(result, out, overwrite=overwrite)
+    if probes is None and (items := result.info["summary"]["injected_items"]):
+        words = "with --probes they count for facts whose subject and answer they name, too"
+        print(f"{items:,} injected items count for the facts they were made of; {words}", file=sys.stderr)
     if section is not None:
         write_section(dynamics_section(result), section)
     if as_json:
@@ -165,7 +174,7 @@ def trace(
     *,
     store: Annotated[Path, typer.Option(help="Chunk store folder.")],
     order: Annotated[Path, typer.Option(help="Data order of the run, own or published.")],
-    fact_chunks: Annotated[Path, typer.Option("--facts", help="Fact chunks, as 'facts' writes them.")],
+    fact_chunks: Annotated[Path, typer.Option("--facts", help="Fact chunks, as 'facts chunks' writes them.")],
     answers: Annotated[Path, typer.Option(help="Answers per checkpoint.")],
     probes: Annotated[Path, typer.Option(help="Probes, Parquet or JSONL.")],
     show_list: Annotated[bool, typer.Option("--list", help="List facts worth a look, by kind.")] = False,
@@ -200,7 +209,8 @@ def trace(
     }
     known_as: dict[str, Any] = {"max_rank": max_rank, "consecutive": consecutive}
     if fact is None:
-        picked = list_facts(given["order"], given["fact_chunks"], given["answers"], limit=limit, **known_as)
+        inputs = {name: given[name] for name in ("order", "fact_chunks", "answers", "probes")}
+        picked = list_facts(**inputs, limit=limit, **known_as)
         if pick is None:
             show_facts(picked, given["probes"], as_json=as_json)
             return
@@ -268,12 +278,19 @@ def report(
 
 
 def list_facts(
-    order: DataOrder, fact_chunks: FactChunks, answers: pa.Table, *, limit: int, **known_as: Any
+    order: DataOrder,
+    fact_chunks: FactChunks,
+    answers: pa.Table,
+    probes: pa.Table,
+    *,
+    limit: int,
+    **known_as: Any,
 ) -> dict[str, list[dict[str, Any]]]:
     """The facts of each kind of `PICKS`, with their exposures and when they were learned."""
     knowledge = read_knowledge(answers)
-    check_join(order.num_updates, knowledge, fact_chunks.table)
-    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids)
+    check_join(order.num_updates, knowledge, fact_chunks.table, injected=injected_facts(order))
+    asked = distinct_facts(probes)
+    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids, facts=asked)
     table = facts_table(knowledge, exposures, **known_as)
     shown = table.select(["fact_id", "exposures", "learned_at"])
     return {

@@ -156,7 +156,7 @@ def _write_entities(database: duckdb.DuckDBPyConnection, folder: Path) -> int:
         named AS (
             SELECT entity, name FROM (
                 SELECT entity, name, count(*) AS times FROM mention
-                WHERE name IS NOT NULL GROUP BY entity, name)
+                WHERE name <> '' GROUP BY entity, name)
             QUALIFY row_number() OVER (PARTITION BY entity ORDER BY times DESC, name) = 1)
         SELECT entity, coalesce(name, '') AS name, postings,
                (row_number() OVER (ORDER BY entity) - 1)::UINTEGER AS code

@@ -19,8 +19,8 @@ def find_fact_chunks(index: Backend, probes: pa.Table, thresholds: Thresholds) -
     """The chunks that mention the subject, the answer, and both, of every fact.
 
     Returns:
-        `fact_id`, `kind`, `chunk_id`, equal to those of `chunk-provenance facts`: facts in the order of the
-        probes, kinds subject, answer, shared, chunks ascending.
+        `fact_id`, `kind`, `chunk_id`, equal to those of `chunk-provenance facts chunks`: facts in the order
+        of the probes, kinds subject, answer, shared, chunks ascending.
     """
 
     @lru_cache(maxsize=100_000)

@@ -34,6 +34,37 @@ CaseSensitive = Annotated[
     bool, typer.Option("--case-sensitive", help="Tell upper from lower case in strings.")
 ]
 
+# Building on a server
+
+Elasticsearch = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Build on this Elasticsearch server. Environment variables say who asks and whom to trust: "
+        "ELASTICSEARCH_API_KEY_FILE, or _USER and _PASSWORD_FILE; _CA_FILE or _FINGERPRINT.",
+    ),
+]
+IndexName = Annotated[
+    str | None,
+    typer.Option(
+        "--index", metavar="NAME", help="There: the names of the indices, NAME and NAME_case_sensitive."
+    ),
+]
+Replicas = Annotated[int, typer.Option(help="There: copies of each index, put when it is complete.")]
+KeepReplicas = Annotated[
+    bool,
+    typer.Option("--keep-replicas", help="There: make the copies from the beginning, against lost nodes."),
+]
+Rejected = Annotated[
+    Path | None,
+    typer.Option(
+        help="There: list chunks that the server refuses in this file (default NAME.rejected.jsonl)."
+    ),
+]
+AllowRejected = Annotated[
+    bool, typer.Option("--allow-rejected", help="There: publish the indices without the chunks refused.")
+]
+
 
 def parse_thresholds(texts: list[str]) -> Thresholds:
     """The default thresholds, changed by SOURCE=SCORE."""

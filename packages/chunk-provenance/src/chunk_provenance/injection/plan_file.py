@@ -113,7 +113,7 @@ def _fill(plan: pa.Table) -> pa.Table:
     columns["entities"] = pa.array(
         [row or [] for row in plan["entities"].to_pylist()], PLAN.field("entities").type
     )
-    hashes = [hash_tokens(row) for row in plan["tokens"].to_pylist()]
+    hashes = [None if None in row else hash_tokens(row) for row in plan["tokens"].to_pylist()]
     columns["sha256"] = pc.coalesce(columns["sha256"], pa.array(hashes, pa.string()))
     return pa.table(columns, schema=PLAN)
 
@@ -138,6 +138,8 @@ def find_problems(plan: pa.Table) -> list[str]:
             problems.append(f"{where}: its item_id is empty")
         if not row["tokens"]:
             problems.append(f"{where}: it has no tokens")
+        elif None in row["tokens"] or None in row["entities"]:
+            problems.append(f"{where}: a token or an entity is null")
         elif row["sha256"] != hash_tokens(row["tokens"]):
             problems.append(f"{where}: its sha256 is not that of its tokens, the file was changed or damaged")
     return problems

@@ -15,7 +15,8 @@ from elasticsearch import Elasticsearch
 from entity_index.elastic import index_names
 from entity_index.elastic.connection import connect
 from entity_index.elastic.index_requests import HITS_A_PAGE, IDS_A_PAGE, Target, one_sentence
-from entity_index.elastic.mapping_check import CASED, check_index
+from entity_index.elastic.mapping import CASED
+from entity_index.elastic.mapping_check import check_index, check_name
 from entity_index.elastic.queries import (
     CANDIDATE,
     EVERYTHING,
@@ -223,15 +224,6 @@ def split_reference(reference: str) -> tuple[str, str]:
         raise ValueError(f"{reference!r} is not SERVER/INDEX, such as http://localhost:9200/enwiki")
     check_name(found[2])
     return found[1], found[2]
-
-
-def check_name(name: str) -> None:
-    """Refuse what is no name of one index: patterns, lists and what Elasticsearch itself forbids."""
-    if not re.fullmatch(r"[^\\/*?\"<>| ,#:A-Z_+.-][^\\/*?\"<>| ,#:A-Z%\x00-\x20]*", name) or len(name) > 200:
-        raise ValueError(
-            f"{name!r} is no name of an index: it is in lower case, begins with a letter or digit, and has "
-            'none of \\ / * ? " < > | , # : % or space'
-        )
 
 
 def _needed(wanted: list[Entity | Phrase]) -> list[str]:

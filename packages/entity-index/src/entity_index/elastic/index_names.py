@@ -44,9 +44,10 @@ def main_names(target: Target, entities: Iterable[str]) -> dict[str, str]:
         around: list[Json] = [{"nested": {"path": CANDIDATE}}, {"filter": some}]
         fields = {"entity": QID, "name": NAME}
         for bucket in target.buckets(in_chunks(in_mentions(some)), fields, around, {}):
-            counted = -bucket["doc_count"], bucket["key"]["name"]
-            found[bucket["key"]["entity"]] = min(found.get(bucket["key"]["entity"], counted), counted)
-    return {entity: name for entity, (_, name) in found.items() if name}
+            entity, counted = bucket["key"]["entity"], (-bucket["doc_count"], bucket["key"]["name"])
+            if counted[1]:  # LMEnt writes an empty name where there is none
+                found[entity] = min(found.get(entity, counted), counted)
+    return {entity: name for entity, (_, name) in found.items()}
 
 
 def names_of(target: Target, entity: str) -> list[NameMatch]:
