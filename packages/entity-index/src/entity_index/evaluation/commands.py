@@ -94,7 +94,9 @@ def evaluate(
             sink.write(list(rows_of(found)), {})
     tables, drawn, summary = tables_of(found), figure_of(found), summary_of(found, judged_by)
     if figure is not None:
-        figure.write_text(draw_svg(drawn), encoding="utf-8")
+        unfinished = figure.with_name(figure.name + ".tmp")
+        unfinished.write_text(draw_svg(drawn), encoding="utf-8")
+        os.replace(unfinished, figure)
     if section is not None:
         parts = [table(*part) for part in tables]
         save_section(section, "Retrieval evaluation", summary, tables=parts, figures=[drawn])
@@ -202,8 +204,8 @@ def alt_test(
 ) -> None:
     """Test whether a judge may stand in for annotators (alternative-annotator test, Calderon et al. 2025).
 
-    LABELS is what 'entity-index evaluate --asked' wrote, with a column for each annotator added; labels may be
-    anything that can be compared, missing ones are left empty. Exit code 1: the judge does not pass.
+    LABELS is what 'entity-index evaluate --asked' wrote, with a column for each annotator added; missing
+    labels are null. Exit code 1: the judge does not pass.
 
     Example: entity-index alt-test asked.jsonl --annotator ada --annotator bob --annotator eve
     """

@@ -79,12 +79,13 @@ def figure_of(evaluation: Evaluation) -> dict[str, Any]:
 
 def summary_of(evaluation: Evaluation, judged_by: str) -> str:
     """What was done, in sentences."""
-    judged = sum(method.num_judged for entity in evaluation.entities for method in entity.methods.values())
-    nameless = f" {evaluation.nameless:,} more have no name to search for and were left out."
+    judged = sum(one.num_judged for entity in evaluation.entities for one in entity.methods.values())
+    drawn = f"{len(evaluation.entities):,} entities, as many from each power of ten of their"
+    left_out = f" {evaluation.nameless:,} more have no name to search for and were left out."
     return (
-        f"{len(evaluation.entities):,} entities, as many from each power of ten of their {evaluation.counted} "
-        f"as there are (seed {evaluation.seed}).{nameless if evaluation.nameless else ''} Of each method up to "
-        f"100 chunks of an entity were judged, {judged:,} in all, by {judged_by}."
+        f"{drawn} {evaluation.counted} as there are (seed {evaluation.seed})."
+        f"{left_out if evaluation.nameless else ''} Of each method up to 100 chunks of an entity were "
+        f"judged, {judged:,} in all, by {judged_by}."
     )
 
 

@@ -1,4 +1,4 @@
-"""Student's t distribution, by the continued fraction of the incomplete beta function; about 14 digits."""
+"""Student's t distribution, by the continued fraction of the incomplete beta function: nine digits."""
 
 import math
 
