@@ -11,6 +11,7 @@ from chunk_provenance import (
     open_store,
     read_injection_plan,
     read_probes,
+    read_section,
     save_order,
     write_injection_plan,
     write_store,
@@ -156,11 +157,14 @@ def test_the_same_facts_give_the_same_bytes_and_nothing_is_overwritten_unasked(i
         "error: 'a.parquet' exists: choose another place or give --overwrite\n",
     )
     assert run_cli(*again, "--overwrite")[0] == 0
-    into = ["inject", "apply", "order", "a.parquet", "--store", "store"]
+    into = ["inject", "apply", "order", "a.parquet", "--store", "store", "--section", "section.json"]
     for name in ("x", "y"):
         assert run_cli(*into, "--out", name)[0] == 0
     for file in (inputs / "x").iterdir():
         assert file.read_bytes() == (inputs / "y" / file.name).read_bytes()
+    section = read_section("section.json")
+    assert [row[:2] for row in section["tables"][0]["rows"]] == [[1, 2], [3, 2]]
+    assert section["summary"].startswith("4 items, ")
     assert run_cli(*into, "--out", "x")[0] == 2
     assert run_cli(*into, "--out", "x", "--overwrite")[0] == 0
 
@@ -275,7 +279,7 @@ def test_facts_that_no_chunk_states_are_studied_with_an_empty_table_of_fact_chun
     assert run_cli("inject", "plan", "facts.json", *GENERAL, *FOR_ORDER, "--out", "plan.parquet")[0] == 0
     assert run_cli("inject", "apply", "order", "plan.parquet", "--store", "store", "--out", "new")[0] == 0
     assert run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")[0] == 0
-    assert run_cli("facts", "store", "probes.jsonl", "chunks.parquet")[0] == 0
+    assert run_cli("facts", "chunks", "store", "probes.jsonl", "chunks.parquet")[0] == 0
     rows = [
         {"step": step, "fact_id": "0", "probe_id": "0-mem-0", "rank": 1 + (step < 2)} for step in (0, 2, 3)
     ]

@@ -270,8 +270,8 @@ def test_dynamics_and_trace_count_items_from_the_command_line(saved, answered, r
     write_fact_chunks(chunks, tmp_path / "chunks.parquet", evidence=Evidence(), source="by hand")
     words = ["injected", "chunks.parquet", "answers.parquet"]
     for more, exposures in ((["alone"], 1), (["named", "--probes", "probes.jsonl"], 2)):
-        code, out, _ = run_cli("dynamics", *words, *more, "--json")
-        assert code == 0
+        code, out, err = run_cli("dynamics", *words, *more, "--json")
+        assert (code, "with --probes they count" in err) == (0, more == ["alone"])
         bins = {row["exposures"]: row["facts"] for row in json.loads(out)["by_exposures"]}
         assert bins[str(exposures) if exposures < 2 else "2-3"] == 1
         assert json.loads(out)["injected_items"] == 4

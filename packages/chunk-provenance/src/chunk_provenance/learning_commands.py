@@ -156,6 +156,9 @@ def dynamics(
         probes=probes,
     )
     save_dynamics(result, out, overwrite=overwrite)
+    if probes is None and (items := result.info["summary"]["injected_items"]):
+        words = "with --probes they count for facts whose subject and answer they name, too"
+        print(f"{items:,} injected items count for the facts they were made of; {words}", file=sys.stderr)
     if section is not None:
         write_section(dynamics_section(result), section)
     if as_json:

@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from chunk_provenance.facts import KINDS, Evidence, distinct_facts
 from entity_index.backend import Backend
-from entity_index.postings import Ids, contained
+from entity_index.bits import Ids
+from entity_index.postings import contained
 from entity_index.query import Entity, Thresholds
 
 LEFT_OUT = 2.0

@@ -48,8 +48,7 @@ class CoefficientSums:
     def __init__(self, model: PreTrainedModel, *, num_blocks: int) -> None:
         """Find the output maps; sums are made on the model's device."""
         self.maps = find_output_maps(model)
-        modules = dict(model.named_modules())
-        self._modules = [modules[one.name] for one in self.maps]
+        self._modules = [model.get_submodule(one.name) for one in self.maps]
         shape = (num_blocks, len(self.maps), self.maps[0].width)
         self.sums = torch.zeros(shape, dtype=torch.float64, device=model.device)
         self._weights: Tensor | None = None

@@ -83,7 +83,7 @@ def measure(
     checkpoints = _run([model], out, token_set, options, dtype, device, batch_tokens, overwrite)
     if not as_json:
         _print_layers(checkpoints[0])
-    _report(checkpoints, out, as_json=as_json, section=section)
+    _report(checkpoints, out, target_se=target_se, as_json=as_json, section=section)
 
 
 def series(
@@ -125,7 +125,7 @@ def series(
     checkpoints = _run(models, out, token_set, options, dtype, device, batch_tokens, overwrite)
     if not as_json:
         _print_series(checkpoints)
-    _report(checkpoints, out, as_json=as_json, section=section)
+    _report(checkpoints, out, target_se=target_se, as_json=as_json, section=section)
 
 
 def plot(
@@ -360,10 +360,22 @@ def _cell(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _report(checkpoints: "list[Checkpoint]", out: Path, *, as_json: bool, section: Path | None) -> None:
+def _report(
+    checkpoints: "list[Checkpoint]",
+    out: Path,
+    *,
+    target_se: float | None,
+    as_json: bool,
+    section: Path | None,
+) -> None:
     content = json.loads((out / "series.json").read_text(encoding="utf-8"))
     used = checkpoints[0].result.tokens
     typer.echo(f"measured on {used.num_rows} rows; tables in {out}", err=True)
+    error = checkpoints[0].result.total["se"]
+    if target_se is not None and not error <= target_se:
+        typer.echo(
+            f"the standard error stayed at {error:.4f}: for --target-se {target_se} give more rows", err=True
+        )
     if as_json:
         typer.echo(json.dumps(content, indent=2, sort_keys=True))
     if section is not None:

@@ -62,6 +62,12 @@ class Options:
             raise ValueError(f"compat {self.compat!r}: expected none or upstream")
         if self.blocks < 1:
             raise ValueError(f"{self.blocks} blocks: expected at least 1")
+        if self.target_se is not None and not self.target_se > 0:
+            raise ValueError(f"--target-se {self.target_se}: expected nats above 0")
+        if self.target_se is not None and self.blocks < FEWEST_BLOCKS:
+            raise ValueError(
+                f"--target-se needs --blocks {FEWEST_BLOCKS} or more: {self.blocks} say too little of it"
+            )
 
     def settled(self, blocks: int) -> "Options":
         """The options that repeat a pass which ended after so many blocks, on the rows it used."""

@@ -117,6 +117,15 @@ def find_file(reference: Reference, name: str) -> Path | None:
     return Path(found) if found else None
 
 
+def check_configurations(references: list[Reference]) -> None:
+    """Refuse a series of which a model is not there, before any is read."""
+    for reference in references:
+        if find_file(reference, "config.json") is None:
+            raise FileNotFoundError(
+                f"model {str(reference)!r} has no config.json: expected a folder written by save_pretrained"
+            )
+
+
 def weight_files(reference: Reference) -> list[Path]:
     """The safetensors files of a reference, in order.
 
@@ -158,10 +167,7 @@ def read_weights(reference: Reference) -> dict[str, Tensor]:
 
 def build_skeleton(reference: Reference, *, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
     """A model of the reference's configuration, its weights not yet read."""
-    if find_file(reference, "config.json") is None:
-        raise FileNotFoundError(
-            f"model {str(reference)!r} has no config.json: expected a folder written by save_pretrained"
-        )
+    check_configurations([reference])
     try:
         config = AutoConfig.from_pretrained(reference.path, **reference._place, trust_remote_code=False)
         model = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]

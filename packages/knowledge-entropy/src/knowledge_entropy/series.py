@@ -23,7 +23,14 @@ from knowledge_entropy.coefficients import Coefficients
 from knowledge_entropy.entropy import rank_correlation
 from knowledge_entropy.files import read_coefficients, write_coefficients, write_json, write_table
 from knowledge_entropy.measure import Measurement, Options, measure
-from knowledge_entropy.reference import Reference, build_skeleton, digest, put_weights, read_weights
+from knowledge_entropy.reference import (
+    Reference,
+    build_skeleton,
+    check_configurations,
+    digest,
+    put_weights,
+    read_weights,
+)
 from knowledge_entropy.tokens import TokenSet
 
 LAYER_SCHEMA = pa.schema(
@@ -68,29 +75,32 @@ def measure_series(
     """Measure the models in turn, or read what was measured before.
 
     With `target_se` the first model decides how many rows the others see.
+
+    Raises:
+        FileNotFoundError: a model is not there; told before the first is measured.
+        ValueError: a model does not fit, or OUT holds a measurement of something else under its name.
     """
+    check_configurations(references)
     model: PreTrainedModel | None = None
+    paths = [out / "coefficients" / f"{reference.label}.safetensors" for reference in references]
     with ThreadPoolExecutor(1) as reader:
-        waiting: dict[Reference, Future[dict[str, Tensor]]] = {}
-        keys = [digest(reference) for reference in references]
-        rest = options
-        for number, reference in enumerate(references):
-            path = out / "coefficients" / f"{reference.label}.safetensors"
-            key = result_key(keys[number], tokens, rest, dtype)
-            result = read_result(path, tokens, rest, key)
+        waiting: Future[dict[str, Tensor]] | None = None
+        for number, (reference, path) in enumerate(zip(references, paths, strict=True)):
+            key = result_key(digest(reference), tokens, options, dtype)
+            result = read_result(path, tokens, options, key)
             if result is None:
-                weights = (waiting.pop(reference, None) or reader.submit(read_weights, reference)).result()
-                if number + 1 < len(references):
-                    waiting[references[number + 1]] = reader.submit(read_weights, references[number + 1])
+                weights = (waiting or reader.submit(read_weights, reference)).result()
+                later = (one for one in range(number + 1, len(references)) if not paths[one].is_file())
+                following = next(later, None)
+                waiting = None if following is None else reader.submit(read_weights, references[following])
                 if model is None:
                     model = build_skeleton(reference, dtype=dtype, device=device)
                 put_weights(model, reference, weights)
                 del weights
-                result = measure(model, tokens, rest, batch_tokens=batch_tokens, progress=progress)
+                result = measure(model, tokens, options, batch_tokens=batch_tokens, progress=progress)
                 write_result(path, result, key)
             yield Checkpoint(reference, result)
-            tokens = result.tokens
-            rest = result.options
+            tokens, options = result.tokens, result.options
 
 
 def result_key(model_sha256: str, tokens: TokenSet, options: Options, dtype: torch.dtype) -> str:
@@ -123,12 +133,22 @@ def write_result(path: Path, result: Measurement, key: str) -> None:
 
 
 def read_result(path: Path, tokens: TokenSet, options: Options, key: str) -> Measurement | None:
-    """What was measured before, if it is the same in every respect."""
+    """What was measured before; None if nothing was.
+
+    Raises:
+        ValueError: another model was measured, or on other tokens or with other options.
+    """
     if not path.is_file():
         return None
     tensors, metadata = read_coefficients(path)
     if metadata.get("key") != key:
-        return None
+        differs = (
+            "other tokens" if metadata.get("tokens_sha256") != tokens.sha256 else "other weights or options"
+        )
+        raise ValueError(
+            f"{str(path)!r} was measured with {differs}: choose another OUT, or give --overwrite to measure "
+            "all of it again"
+        )
     next_token = tensors.get("next_token_entropy")
     return Measurement(
         Coefficients(tensors["block_sums"], tensors["block_weights"]),

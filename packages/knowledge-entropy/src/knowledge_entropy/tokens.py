@@ -142,7 +142,7 @@ def _pad(tokens: TokenSet, rows: list[int], pad_id: int, length: int | None) -> 
 def read_store(store: Path, *, rows: int | None = None, order: Path | None = None) -> TokenSet:
     """Chunks of a chunk store: its first ones, or the first rows of a data order over it."""
     check_json(store / "meta.json", "chunk-store")
-    chunks = _read_chunks(store / "chunks.parquet")
+    chunks = _read_columns(store / "chunks.parquet", ["token_start", "length"])
     flat = np.load(store / "tokens.npy", mmap_mode="r", allow_pickle=False)
     if order is None:
         wanted, seen_at, source = np.arange(len(chunks["length"])), None, "chunks"
@@ -161,18 +161,34 @@ def read_store(store: Path, *, rows: int | None = None, order: Path | None = Non
 
 
 def read_order(order: Path, *, rows: int | None) -> tuple[ndarray, ndarray]:
-    """The first rows of a data order that are chunks, and the update (from 1) that first trains on each.
+    """The first rows of a data order that are trained on, and the update (from 1) that first does so.
 
-    Rows that an injection plan put in are not in the store: they are passed over.
+    Rows that an injection plan put in are not in the store, and held-out rows are not trained on: both are
+    passed over.
     """
     check_json(order / "order.json", "data-order")
     offsets = np.load(order / "offsets.npy", allow_pickle=False)
     ids = np.load(order / "ids.npy", mmap_mode="r", allow_pickle=False)
-    chosen = np.flatnonzero(np.asarray(ids) >= 0)[:rows]
-    chunk_ids = np.asarray(ids)[chosen]
-    updates = np.searchsorted(offsets, chosen, side="right")
+    held_out = _read_held_out(order / "masked.parquet")
+    enough = None if rows is None else rows + len(held_out["update"])
+    chosen = np.flatnonzero(np.asarray(ids) >= 0)[:enough]
+    updates, chunk_ids = np.searchsorted(offsets, chosen, side="right"), np.asarray(ids)[chosen]
+    trained = ~_is_held_out(updates, chunk_ids, held_out)
+    updates, chunk_ids = updates[trained][:rows], chunk_ids[trained][:rows]
     _, first, inverse = np.unique(chunk_ids, return_index=True, return_inverse=True)
     return chunk_ids, updates[first][inverse].astype(np.int64)
+
+
+def _read_held_out(path: Path) -> dict[str, ndarray]:
+    """Which (update, chunk) an order masks; one without the file masks nothing."""
+    if not path.is_file():
+        return {"update": np.empty(0, np.int64), "chunk_id": np.empty(0, np.int64)}
+    return _read_columns(path, ["update", "chunk_id"])
+
+
+def _is_held_out(updates: ndarray, chunk_ids: ndarray, held_out: dict[str, ndarray]) -> ndarray:
+    width = max(chunk_ids.max(initial=0), held_out["chunk_id"].max(initial=0)) + 1
+    return np.isin(updates * width + chunk_ids, held_out["update"] * width + held_out["chunk_id"])
 
 
 def check_json(path: Path, expected: str) -> dict[str, Any]:
@@ -188,8 +204,7 @@ def check_json(path: Path, expected: str) -> dict[str, Any]:
     return content
 
 
-def _read_chunks(path: Path) -> dict[str, ndarray]:
-    names = ["token_start", "length"]
+def _read_columns(path: Path, names: list[str]) -> dict[str, ndarray]:
     try:
         table = pq.read_table(path, columns=names)
     except (OSError, pa.ArrowInvalid) as error:

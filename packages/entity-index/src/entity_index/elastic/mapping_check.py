@@ -6,10 +6,8 @@ from typing import Any
 from elasticsearch import Elasticsearch, NotFoundError
 
 from entity_index.elastic.index_requests import one_sentence
+from entity_index.elastic.mapping import CASED
 from entity_index.elastic.queries import CANDIDATE, MENTION, SOURCE_FIELDS
-
-CASED = "_case_sensitive"
-"""What the name of the twin for case-sensitive strings ends with."""
 
 FIELDS = {
     "chunk_id": "integer",

@@ -15,7 +15,8 @@ from elasticsearch import ApiError, Elasticsearch
 
 from entity_index.elastic.connection import Security, connect, read_version
 from entity_index.elastic.index_requests import one_sentence, reason_of
-from entity_index.elastic.mapping_check import CASED, check_index, check_name
+from entity_index.elastic.mapping import CASED
+from entity_index.elastic.mapping_check import check_index, check_name
 from entity_index.elastic.queries import Json
 
 Progress = Callable[[str, int, int], None]
