@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from entity_index.elastic.bulk import Outcome, Progress, build_on_server
-from entity_index.elastic.bulk_send import Rejection, Tell
+from entity_index.elastic.bulk import PATIENCE, Outcome, Progress, build_on_server
+from entity_index.elastic.bulk_estimate import describe, estimate, free_bytes
+from entity_index.elastic.bulk_send import Rejection, Server, Tell
 from entity_index.elastic.bulk_state import Plan
 from entity_index.elastic.connection import connect
 from entity_index.source import ChunkSource
@@ -44,6 +45,14 @@ def build_and_report(
         return True, words
     write_rejected(report, outcome.rejected)
     return published, f"{words}; {_refused(outcome, report, published=published)}"
+
+
+def dry_run(source: ChunkSource, url: str, name: str, *, replicas: int) -> tuple[bool, list[str]]:
+    """What a build will take, in lines; False where the server has too little disk."""
+    plan = Plan(source, name, replicas)
+    with connect(url) as client:
+        found = estimate(plan, Server(client, PATIENCE, lambda sentence: None).ask(free_bytes))
+    return found.fits, describe(found, plan)
 
 
 def _refused(outcome: Outcome, report: Path, *, published: bool) -> str:
