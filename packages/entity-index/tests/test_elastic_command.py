@@ -103,7 +103,7 @@ def test_a_dry_run_prints_disk_memory_and_time_and_builds_nothing(run, make_stor
     assert re.fullmatch(r"disk on the server: about 0\.1 GB \([\d.]+ GB are free\)", lines[1])
     assert lines[2:] == [
         "memory: 0.5 GB here; the server has its own",
-        "time: about 1 minutes on two cores, server and client together",
+        "time: about 1 min on two cores, server and client together",
     ]
     assert run("query", f"{elasticsearch_url}/dry", "Q1")[0] == 2
 
@@ -138,7 +138,7 @@ def test_a_build_says_what_it_did_and_a_refused_chunk_is_exit_code_1(
     words = ["build", bad.path, "--elasticsearch", elasticsearch_url, "--index", name, "--overwrite"]
     code, _, err = run(*words)
     assert code == 1
-    assert f"1 chunks were refused, listed with their reasons in {name}.rejected.jsonl; nothing is" in err
+    assert f"chunks refused: 1, listed with their reasons in {name}.rejected.jsonl; nothing is" in err
     assert len((tmp_path / f"{name}.rejected.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     assert run("query", f"{elasticsearch_url}/{name}", "Q1", "--limit", 0)[1] == "1 chunk with Q1\n"
     assert run(*words, "--allow-rejected", "--rejected", "list.jsonl")[0] == 0

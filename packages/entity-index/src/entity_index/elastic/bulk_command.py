@@ -57,7 +57,7 @@ def dry_run(source: ChunkSource, url: str, name: str, *, replicas: int) -> tuple
 
 def _refused(outcome: Outcome, report: Path, *, published: bool) -> str:
     chunks = len({rejection.chunk_id for rejection in outcome.rejected})
-    what = f"{chunks:,} chunks were refused, listed with their reasons in {report}"
+    what = f"chunks refused: {chunks:,}, listed with their reasons in {report}"
     if published:
         return what
     return f"{what}; nothing is published under the name (--allow-rejected does it without them)"

@@ -64,7 +64,7 @@ def describe(found: Estimate, plan: Plan) -> list[str]:
     if found.disk is None or found.seconds is None:
         return [f"{source.num_chunks:,} chunks; what they take cannot be told without reading all of them"]
     hours = found.seconds / 3600
-    time = f"{hours:.1f} hours" if hours >= 1 else f"{max(1, round(found.seconds / 60))} minutes"
+    time = f"{hours:.1f} h" if hours >= 1 else f"{max(1, round(found.seconds / 60))} min"
     free = "" if found.free is None else f" ({in_gigabytes(found.free)} are free)"
     return [
         f"{source.num_chunks:,} chunks, about {source.num_mentions:,} mentions",
