@@ -1,11 +1,14 @@
 """Hand-made cases, and a slow twin that follows the definitions with loops."""
 
+import dataclasses
+from types import SimpleNamespace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from chunk_provenance import DataOrder
+from chunk_provenance import DataOrder, inject, make_injection_plan
 from chunk_provenance.analysis import AnalysisSettings, analyze
 from chunk_provenance.analysis_section import analysis_section, analysis_sections
 from chunk_provenance.facts import Evidence, FactChunks
@@ -289,10 +292,32 @@ def test_one_checkpoint_gives_accuracy_and_says_that_nothing_can_change(small):
     assert changes["summary"] == "There are answers at one checkpoint only: learning and forgetting need two."
 
 
-def test_injected_rows_are_counted_as_not_counted(small):
-    _, facts, answers = small
-    result = analyze(make_order([*BATCHES, [-1, -2, 0]]), facts, answers)
-    assert result.info["injected_rows"] == 2
+def test_injected_items_count_through_the_entities_of_a_fact(small):
+    order, facts, answers = small
+    named = [("x/0", 2, ["Q1", "Q2"]), ("y/0", 3, ["Q1"])]
+    rows = [
+        {
+            "update": update,
+            "row": 0,
+            "placement": "append_doc",
+            "item_id": item,
+            "tokens": [1],
+            "entities": who,
+        }
+        for item, update, who in named
+    ]
+    width = np.full(9, 8)
+    store = SimpleNamespace(num_chunks=9, sha256="abc", bucket=width, length=width - 2, vocab_size=9)
+    injected = inject(order, make_injection_plan(rows), store)
+    known = facts.facts.set_column(1, "subject", pa.array(["Q1", "Q1", "Q1"]))
+    known = known.set_column(2, "answer", pa.array(["Q2", "Q3", None], pa.string()))
+    result = analyze(injected, dataclasses.replace(facts, facts=known), answers)
+    before = analyze(order, facts, answers)
+    assert result.info["injected_items"] == 2
+    assert "2 injected items in the order are exposures of the facts they state" in result.info["notes"]
+    more = dict(zip(known["fact_id"].to_pylist(), [1, 0, 0], strict=True))
+    for fact, old in zip(result.facts.to_pylist(), before.facts.to_pylist(), strict=True):
+        assert fact["exposures"] == old["exposures"] + more[fact["fact_id"]]
 
 
 def test_chunks_that_are_never_trained_on_are_counted(small):

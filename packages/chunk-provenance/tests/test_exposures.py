@@ -61,11 +61,6 @@ def test_masked_chunks_do_not_count_in_their_update_only(order):
     assert [seen.of_fact(fact).tolist() for fact in range(2)] == [[1, 3], [1, 2, 3]]
 
 
-def test_injected_rows_are_not_counted(order):
-    seen = find_exposures(order([[-1, 0], [-2]]), shared_chunks([("a", 0), ("a", 1)]), ["a"])
-    assert seen.of_fact(0).tolist() == [1]
-
-
 def test_subject_and_answer_chunks_are_no_exposures(order):
     table = pa.table({"fact_id": ["a", "a"], "kind": ["subject", "answer"], "chunk_id": [0, 0]})
     assert find_exposures(order([[0]]), table, ["a"]).counts(np.array([1])).tolist() == [[0]]
@@ -125,7 +120,6 @@ def test_exposures_equal_the_slow_twin(data):
     seen = find_exposures(run, shared_chunks([(fact, chunk * big) for fact, chunk in chunks]), fact_ids)
     slow = slow_exposures(batches, set(masked), chunks, fact_ids)
     assert [seen.of_fact(fact).tolist() for fact in range(len(fact_ids))] == slow
-    assert seen.num_injected == sum(chunk < 0 for batch in batches for chunk in batch)
     steps = np.array(data.draw(st.permutations(range(len(batches) + 2))))
     assert seen.counts(steps).tolist() == [[sum(u <= step for u in row) for step in steps] for row in slow]
     assert seen.last(steps).tolist() == [

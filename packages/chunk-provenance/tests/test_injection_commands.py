@@ -6,10 +6,12 @@ import pytest
 
 from chunk_provenance import (
     DataOrder,
+    load_dynamics,
     load_order,
     open_store,
     read_injection_plan,
     read_probes,
+    read_section,
     save_order,
     write_injection_plan,
     write_store,
@@ -45,23 +47,22 @@ def inputs(tmp_path, tokenizer_json, monkeypatch):
 
 
 def make_store(path, tokenizer_json, *, bucket=16):
-    """Six documents of six tokens, each a chunk."""
+    """Six documents of one word, each a chunk."""
     encoder = TextEncoder(tokenizer_json)
     words = ["Zero.", "First", "Secon", "Third", "Fours", "Fifth"]
-    tokens = [token for word in words for token in [*map(int, word.encode()), encoder.eos_id]]
+    encoded = encoder.encode(words)
+    starts, lengths = encoded.doc_bounds[:-1].tolist(), np.diff(encoded.doc_bounds).tolist()
     ids = list(range(6))
     write_store(
         path,
-        tokens=tokens,
-        chunks=pa.table(
-            {"chunk_id": ids, "token_start": [6 * i for i in ids], "length": [6] * 6, "bucket": [bucket] * 6}
-        ),
+        tokens=encoded.ids.tolist(),
+        chunks=pa.table({"chunk_id": ids, "token_start": starts, "length": lengths, "bucket": [bucket] * 6}),
         segments=pa.table(
             {
                 "chunk_id": ids,
                 "doc_id": [f"d{i}" for i in ids],
                 "chunk_token_start": [0] * 6,
-                "chunk_token_end": [6] * 6,
+                "chunk_token_end": lengths,
                 "doc_token_start": [0] * 6,
                 "char_start": [0] * 6,
                 "char_end": [5] * 6,
@@ -128,11 +129,15 @@ def test_facts_become_a_plan_and_the_plan_a_new_order(inputs, run_cli):
 
     code, out, err = run_cli("inject", "apply", "order", "plan.parquet", "--store", "store", "--out", "new")
     assert (code, err) == (0, "")
-    lost = [max(0, 6 + length - 16) for length in lengths]
+    own = open_store("store").length[[0, 1, 4, 5]].tolist()
+    lost = [max(0, before + length - 16) for before, length in zip(own, lengths, strict=True)]
     assert out == (
         f"4 items, {sum(lengths)} tokens, in 4 rows of 2 of 3 updates, new\n"
         f"displaced: {sum(lost)} tokens of {sum(map(bool, lost))} chunks, 0 of them whole\n"
     )
+    assert run_cli("check", "new", "--store", "store")[0] == 0
+    shown = run_cli("show", "store", "--order", "new", "--step", 3, "--decode")[1]
+    assert "\nBob met Ada.<|endoftext|>Fours<|endoftext|>\n" in shown
     order = load_order("new")
     assert order.ids.tolist() == [-1, -2, 2, 3, -3, -4]
     assert order.info["intervention"]["kind"] == "injection"
@@ -152,11 +157,14 @@ def test_the_same_facts_give_the_same_bytes_and_nothing_is_overwritten_unasked(i
         "error: 'a.parquet' exists: choose another place or give --overwrite\n",
     )
     assert run_cli(*again, "--overwrite")[0] == 0
-    into = ["inject", "apply", "order", "a.parquet", "--store", "store"]
+    into = ["inject", "apply", "order", "a.parquet", "--store", "store", "--section", "section.json"]
     for name in ("x", "y"):
         assert run_cli(*into, "--out", name)[0] == 0
     for file in (inputs / "x").iterdir():
         assert file.read_bytes() == (inputs / "y" / file.name).read_bytes()
+    section = read_section("section.json")
+    assert [row[:2] for row in section["tables"][0]["rows"]] == [[1, 2], [3, 2]]
+    assert section["summary"].startswith("4 items, ")
     assert run_cli(*into, "--out", "x")[0] == 2
     assert run_cli(*into, "--out", "x", "--overwrite")[0] == 0
 
@@ -203,7 +211,7 @@ def test_published_rules_say_what_they_lost(inputs, run_cli):
     sizes = ["--rows", 1, "--seq-length", 7, "--tokenizer", "tokenizer.json", "--out", "plan.parquet"]
     words = ["inject", "plan", "facts.json", "--schedule", "general", "--group", "all=once", *sizes]
     assert "1 problem:\n  update 1: 2 items for 1 rows" in run_cli(*words)[2]
-    code, out, _ = run_cli(*words, "--compat")
+    code, out, _ = run_cli(*words, "--compat", "upstream")
     assert code == 0
     plan = read_injection_plan("plan.parquet")
     whole = TextEncoder((inputs / "tokenizer.json").read_text(encoding="utf-8")).encode(
@@ -258,10 +266,28 @@ def test_a_plan_of_another_tokenizer_is_refused_and_one_that_names_none_is_told(
 
 def test_probes_are_written(inputs, run_cli):
     code, out, _ = run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")
-    assert (code, out) == (0, "1 probes of 2 facts, probes.jsonl\n")
+    assert (code, out) == (0, "1 probe of 2 facts, probes.jsonl\n")
     assert read_probes("probes.jsonl")["probe_id"].to_pylist() == ["0-mem-0"]
     assert run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")[0] == 2
     assert run_cli("inject", "probes", "facts.json", "--out", "probes.csv")[0] == 2
     (inputs / "bare.json").write_text(json.dumps(FACTS[1:]), encoding="utf-8")
     code, _, err = run_cli("inject", "probes", "bare.json", "--out", "bare.jsonl")
     assert (code, err.startswith("error: the facts have no probes")) == (2, True)
+
+
+def test_facts_that_no_chunk_states_are_studied_with_an_empty_table_of_fact_chunks(inputs, run_cli):
+    assert run_cli("inject", "plan", "facts.json", *GENERAL, *FOR_ORDER, "--out", "plan.parquet")[0] == 0
+    assert run_cli("inject", "apply", "order", "plan.parquet", "--store", "store", "--out", "new")[0] == 0
+    assert run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")[0] == 0
+    assert run_cli("facts", "chunks", "store", "probes.jsonl", "chunks.parquet")[0] == 0
+    rows = [
+        {"step": step, "fact_id": "0", "probe_id": "0-mem-0", "rank": 1 + (step < 2)} for step in (0, 2, 3)
+    ]
+    lines = [json.dumps(row) for row in rows]
+    (inputs / "answers.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    code, out, _ = run_cli("dynamics", "new", "chunks.parquet", "answers.jsonl", "dynamics", "--json")
+    assert code == 0
+    assert json.loads(out)["facts_seen"] == 1
+    facts = load_dynamics("dynamics").facts.to_pylist()
+    assert [(row["exposures_by_step"], row["learned_at"]) for row in facts] == [([0, 1, 2], 2)]
+    assert run_cli("report", "dynamics", "report.html")[0] == 0

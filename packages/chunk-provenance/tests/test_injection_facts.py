@@ -127,3 +127,27 @@ def test_probes_of_facts_are_an_ordinary_probes_file(tmp_path):
         ("moon-gen-0", "Q405", "Q9", "moon"),
         ("moon-hard_gen-0", "Q405", "Q9", "b"),
     ]
+
+
+def test_distractors_are_the_next_facts_targets_of_the_same_place(tmp_path):
+    targets = [["Rome", "1"], ["rome", "2"], ["Bath"], ["Bonn", "3"], ["BATH", "4"]]
+    facts = [
+        InjectableFact(str(i), ("text",), {"mem": tuple(("a", target) for target in own)})
+        for i, own in enumerate(targets)
+    ]
+    rows = fact_probes(facts, num_distractors=2).to_pylist()
+    assert [(row["probe_id"], row["distractors"]) for row in rows] == [
+        ("0-mem-0", ["Bath", "Bonn"]),
+        ("0-mem-1", ["2", "Bath"]),
+        ("1-mem-0", ["Bath", "Bonn"]),
+        ("1-mem-1", ["Bath", "3"]),
+        ("2-mem-0", ["Bonn", "Rome"]),
+        ("3-mem-0", ["BATH", "Rome"]),
+        ("3-mem-1", ["4", "1"]),
+        ("4-mem-0", ["Rome", "Bonn"]),
+        ("4-mem-1", ["1", "2"]),
+    ]
+    with pytest.raises(
+        ValueError, match="--distractors 3: the facts have only 2 other targets of mem probes"
+    ):
+        fact_probes(facts, num_distractors=3)

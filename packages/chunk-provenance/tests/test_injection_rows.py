@@ -37,6 +37,10 @@ class Store:
     pad_id: int = PAD
 
     @property
+    def num_chunks(self):
+        return len(self.chunks)
+
+    @property
     def length(self):
         return np.array([sum(map(len, chunk)) for chunk in self.chunks], dtype=np.int32)
 
@@ -225,6 +229,12 @@ def test_everything_that_is_wrong_with_a_plan_is_said_at_once():
     ]
 
 
+def test_an_order_of_a_larger_store_is_refused():
+    order = DataOrder(np.array([0, 1]), np.array([4]), np.array([0]))
+    with pytest.raises(ValueError, match=r"update 1 row 0 \(7/0\): the chunk 4, the store has 4 chunks"):
+        inject(order, make_injection_plan([item(1, 0, [1])]), STORE)
+
+
 def test_an_order_with_items_takes_no_second_plan_and_no_plan_is_empty():
     with pytest.raises(ValueError, match="has injected items already: put all of them into one plan"):
         inject(inject(ORDER, PLAN, STORE), PLAN, STORE)
@@ -271,9 +281,10 @@ def test_all_impossible_rows_of_a_plan_are_listed(tmp_path):
     lines = [
         '{"update": 0, "row": -1, "placement": "append", "item_id": "", "tokens": []}',
         '{"update": 1, "row": 0, "placement": "replace", "item_id": "b/0", "tokens": [4], "sha256": "no"}',
+        '{"update": 1, "row": 1, "placement": "replace", "item_id": "c/0", "tokens": [4, null]}',
     ]
     (tmp_path / "plan.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    with pytest.raises(FormatError, match="is no injection plan, 6 problems:") as refused:
+    with pytest.raises(FormatError, match="is no injection plan, 7 problems:") as refused:
         read_injection_plan(tmp_path / "plan.jsonl")
     assert str(refused.value).split("\n  ")[1:] == [
         "row 1 (): update 0, updates count from 1",
@@ -282,4 +293,5 @@ def test_all_impossible_rows_of_a_plan_are_listed(tmp_path):
         "row 1 (): its item_id is empty",
         "row 1 (): it has no tokens",
         "row 2 (b/0): its sha256 is not that of its tokens, the file was changed or damaged",
+        "row 3 (c/0): a token or an entity is null",
     ]

@@ -74,6 +74,17 @@ def test_the_readme_prints_what_it_says_of_measures(tmp_path, monkeypatch, follo
     follow("What an injection taught")
 
 
+def test_the_readme_prints_what_it_says_of_injections(tmp_path, monkeypatch, follow):
+    monkeypatch.chdir(tmp_path)
+    pq.write_table(pa.table(MENTIONS), "mentions.parquet")
+    follow("In ten lines", compare=False)
+    follow("Inject facts")
+    section = README.read_text(encoding="utf-8").partition("\n## Inject facts\n")[2].partition("\n## ")[0]
+    found = {}
+    exec(re.search(r"```python\n(.*?)```", section, flags=re.DOTALL).group(1), found)
+    assert found["injected_items"](found["order"], 2) == ("moon/0", "met/0")
+
+
 def test_the_readme_prints_what_it_says_of_mixtures(tmp_path, monkeypatch, follow):
     monkeypatch.chdir(tmp_path)
     pq.write_table(pa.table(MENTIONS), "mentions.parquet")

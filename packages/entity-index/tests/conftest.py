@@ -11,6 +11,7 @@ import tempfile
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -307,9 +308,14 @@ def make_cluster():
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url(make_cluster):
-    """The address of an empty server that all tests of a session share; use index names of your own."""
-    (url,) = make_cluster().start()
+def elasticsearch_url(request):
+    """The address of a server that all tests of a session share; use index names of your own.
+
+    The variable ENTITY_INDEX_TEST_SERVER names one that runs already.
+    """
+    if "ENTITY_INDEX_TEST_SERVER" in os.environ:
+        return os.environ["ENTITY_INDEX_TEST_SERVER"]
+    (url,) = request.getfixturevalue("make_cluster")().start()
     return url
 
 
@@ -407,13 +413,7 @@ def candidate(number, row):
 
 
 @pytest.fixture(scope="session")
-def server(elasticsearch_url):
-    """The address of a real server."""
-    return elasticsearch_url
-
-
-@pytest.fixture(scope="session")
-def elastic_pair(server):
+def elastic_pair(elasticsearch_url):
     """The same corpus in the embedded index and on a server."""
     numbers = itertools.count()
 
@@ -421,9 +421,25 @@ def elastic_pair(server):
         store = write(folder / "store", texts, mentions, titles)
         build_index(store.path, folder / "index")
         name = f"pair{next(numbers)}"
-        for index in (name, name + "_case_sensitive"):
-            ask(f"{server}/{index}?ignore_unavailable=true", "DELETE")
-        write_lment(server, name, lment_documents(texts, store.mention_table.to_pylist(), titles))
-        return open_index(folder / "index"), open_backend(f"{server}/{name}")
+        write_lment(elasticsearch_url, name, lment_documents(texts, store.mention_table.to_pylist(), titles))
+        return open_index(folder / "index"), open_backend(f"{elasticsearch_url}/{name}")
 
     return build
+
+
+@pytest.fixture(scope="session", name="lment_documents")
+def give_lment_documents():
+    """Texts, rows of mentions and titles as documents."""
+    return lment_documents
+
+
+@pytest.fixture(scope="session")
+def mention_rows():
+    """Mention rows as a store has them."""
+    return lambda mentions, texts: mention_table(mentions, texts).to_pylist()
+
+
+@pytest.fixture(scope="session")
+def raw_requests():
+    """Requests without our client: `ask`, `write_lment`."""
+    return SimpleNamespace(ask=ask, write_lment=write_lment)

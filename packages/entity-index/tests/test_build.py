@@ -1,9 +1,10 @@
 import json
 
+import numpy as np
 import pytest
 
 from chunk_provenance import FormatError
-from entity_index import Entity, Phrase, build_index, open_index
+from entity_index import Phrase, build_index, open_index
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def test_the_same_store_gives_the_same_bytes(store, tmp_path):
     for name in ("one", "two"):
         build_index(store.path, tmp_path / name)
     files = sorted(file.name for file in (tmp_path / "one").iterdir() if file.is_file())
-    assert len(files) == 26
+    assert len(files) == 24
     for name in files:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -49,16 +50,73 @@ def test_a_folder_that_is_no_index_is_never_replaced(store, tmp_path):
     assert (tmp_path / "thesis" / "chapter").exists()
 
 
-def test_a_stopped_build_leaves_nothing_and_starts_again(store, tmp_path):
+@pytest.fixture
+def large_store(make_store, row):
+    """Enough mentions for several pieces and runs, where these are made small."""
+    rng = np.random.default_rng(0)
+    texts = ["a text"] * 60
+    entities = [f"Q{number}" for number in rng.zipf(1.5, 3000) % 50]
+    rows = [
+        row(chunk, 0, 1, entity, name=entity.lower(), surface=rng.choice(["it", "Ada"]), hyperlink=1.0)
+        for chunk, entity in zip(np.sort(rng.integers(5, 60, 3000)).tolist(), entities, strict=True)
+    ]
+    return make_store(texts, rows)
+
+
+@pytest.fixture
+def small_pieces(monkeypatch):
+    monkeypatch.setattr("entity_index.build.LARGEST_PIECE", 100)
+    monkeypatch.setattr("entity_index.build.SMALLEST_PIECE", 100)
+    monkeypatch.setattr("entity_index.build.Plan.run_rows", 70)
+    monkeypatch.setattr("entity_index.runs.BLOCK", 90)
+    monkeypatch.setattr("entity_index.joining.BUCKET_PAIRS", 200)
+
+
+def contents(folder):
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
+
+
+def test_small_pieces_give_the_bytes_of_one(large_store, tmp_path, request):
+    build_index(large_store.path, tmp_path / "one")
+    request.getfixturevalue("small_pieces")
+    build_index(large_store.path, tmp_path / "many")
+    assert contents(tmp_path / "one") == contents(tmp_path / "many")
+
+
+@pytest.mark.parametrize("stage", ["sorting mentions", "writing postings", "writing names", "indexing texts"])
+def test_a_stopped_build_goes_on_and_gives_the_same_bytes(large_store, tmp_path, small_pieces, stage):
+    def stop(what, done, total):
+        if what == stage and done > total // 2:
+            raise KeyboardInterrupt
+
+    build_index(large_store.path, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        build_index(large_store.path, tmp_path / "index", progress=stop)
+    assert not (tmp_path / "index").exists()
+    finished = {file: file.stat().st_mtime_ns for file in (tmp_path / "index.tmp" / "pieces").glob("*.json")}
+    assert finished
+    seen = {}
+
+    def watch(what, done, total):
+        seen.setdefault(what, done)
+        if what == "writing postings":
+            assert {file: file.stat().st_mtime_ns for file in finished} == finished
+
+    build_index(large_store.path, tmp_path / "index", progress=watch)
+    assert seen["sorting mentions"] > 1000  # of 3,000; these pieces were there
+    assert contents(tmp_path / "index") == contents(tmp_path / "whole")
+    assert not (tmp_path / "index.tmp").exists()
+
+
+def test_what_another_build_left_is_not_taken_over(large_store, store, tmp_path):
     def stop(what, done, total):
         if what == "indexing texts":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        build_index(store.path, tmp_path / "index", progress=stop)
-    assert [path.name for path in tmp_path.iterdir()] == ["store0"]
-    assert build_index(store.path, tmp_path / "index")
-    assert open_index(tmp_path / "index").count(Entity("Q1")) == 1
+        build_index(large_store.path, tmp_path / "index", progress=stop)
+    build_index(store.path, tmp_path / "index")
+    assert list(open_index(tmp_path / "index").entities) == ["Q1", "Q2"]
 
 
 def test_progress_names_every_stage(store, tmp_path):
@@ -66,7 +124,9 @@ def test_progress_names_every_stage(store, tmp_path):
     build_index(store.path, tmp_path / "index", progress=lambda *report: seen.append(report))
     assert seen == [
         ("sorting mentions", 0, 2),
+        ("sorting mentions", 2, 2),
         ("writing postings", 2, 2),
+        ("writing names", 0, 2),
         ("writing names", 2, 2),
         ("indexing texts", 2, 2),
     ]
@@ -100,7 +160,7 @@ def test_what_is_no_index_is_refused(store, tmp_path):
     meta = tmp_path / "index" / "meta.json"
     content = json.loads(meta.read_text(encoding="utf-8"))
     for change, message in [
-        ({"version": 2}, "version 2, this release reads 1"),
+        ({"version": 1}, "version 1, this release reads 2: build the index again"),
         ({"format": "chunk-store"}, "is a 'chunk-store' folder"),
         ({"files": {"lost.npy": ""}}, "is damaged, it lacks lost.npy"),
     ]:

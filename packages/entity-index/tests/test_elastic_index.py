@@ -27,6 +27,8 @@ WORDS = [
 ENTITIES = ["Q1", "Q2", "Q10", "title:O'Neil", 'odd "\n%_*', "", "Ünï", None]
 LEVELS = [0.0, 0.1, 0.3, np.nextafter(np.float32(0.6), np.float32(0)), 0.6, 0.61, 1 / 3, 1.0]
 
+pytestmark = pytest.mark.slow
+
 thresholds = st.builds(
     Thresholds,
     hyperlink=st.sampled_from([1.0, 0.5]),

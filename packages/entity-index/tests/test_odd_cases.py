@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chunk_provenance import FormatError
-from entity_index import Entity, NameMatch, Phrase, Query, build_index, name_phrases, open_index
+from entity_index import Entity, NameMatch, Phrase, Query, Thresholds, build_index, name_phrases, open_index
 
 
 def test_an_unknown_entity_is_in_no_chunk(make_index, row):
@@ -155,12 +155,25 @@ def test_a_folder_with_wildcards_in_its_name_works(make_store, row, tmp_path):
     assert open_index(tmp_path / "i [x] 'y'").count(Entity("Q1")) == 1
 
 
-def test_many_blocks_give_the_same_counts_as_one(make_index, row, monkeypatch):
+def test_many_blocks_give_the_same_answers_as_one(make_index, row, monkeypatch):
     rng = np.random.default_rng(0)
-    mentions = [row(int(rng.integers(9)), 0, 1, f"Q{rng.integers(5)}", hyperlink=1.0) for _ in range(200)]
-    whole = make_index(["text"] * 9, mentions)
+    mentions = [
+        row(int(rng.integers(9)), 0, 1, f"Q{rng.integers(5)}", coref=float(rng.choice([0.5, 1.0])))
+        for _ in range(200)
+    ]
+    index = make_index(["text"] * 9, mentions)
+    others = Thresholds(coref=0.5)
+
+    def answers():
+        found = index.search(Query(Entity("Q1", others), limit=None))
+        return (
+            index.chunk_counts().tolist(),
+            index.chunk_counts(others).tolist(),
+            found,
+            index.co_occurring("Q1", others),
+        )
+
+    whole = answers()
     monkeypatch.setattr("entity_index.postings.BLOCK", 7)
-    pieces = make_index(["text"] * 9, mentions)
-    assert pieces.chunk_counts().tolist() == whole.chunk_counts().tolist()
-    assert pieces.postings.by_chunk.tolist() == whole.postings.by_chunk.tolist()
-    assert pieces.postings.chunk_offsets.tolist() == whole.postings.chunk_offsets.tolist()
+    monkeypatch.setattr("entity_index.index.CHUNKS_AT_ONCE", 2)
+    assert answers() == whole

@@ -3,6 +3,7 @@
 from chunk_provenance.analysis import Analysis, AnalysisSettings, analyze
 from chunk_provenance.analysis_files import save_analysis
 from chunk_provenance.answers import read_answers
+from chunk_provenance.bucket_checks import check_buckets
 from chunk_provenance.cloze import make_cloze_probes
 from chunk_provenance.exposures import Exposures, find_exposures
 from chunk_provenance.facts import (
@@ -27,7 +28,6 @@ from chunk_provenance.mixtures import MixtureStore, write_mixture
 from chunk_provenance.order import (
     DataOrder,
     batch_digest,
-    check_buckets,
     check_store,
     compute_order,
     load_order,

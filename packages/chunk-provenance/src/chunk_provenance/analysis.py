@@ -111,8 +111,11 @@ def analyze(
     check_same_store(order, studied.chunks)
     kept, unmatched = match_answers(answers, studied, order.num_updates)
     fact_ids = pc.unique(kept["fact_id"])
-    exposures = find_exposures(order, studied.chunks.table, fact_ids.to_pylist())
+    exposures = find_exposures(order, studied.chunks.table, fact_ids.to_pylist(), facts=studied.facts)
     notes = [*studied.notes, *_never_trained(exposures, order)]
+    if exposures.num_injected:
+        words = "injected items in the order are exposures of the facts they state"
+        notes.append(f"{exposures.num_injected:,} {words}")
     models = pc.unique(kept["model"]).to_pylist()
     parts = [
         _analyze_model(
@@ -129,7 +132,7 @@ def analyze(
     info = {
         "num_updates": order.num_updates,
         "epoch_starts": order.epoch_starts.tolist(),
-        "injected_rows": exposures.num_injected,
+        "injected_items": exposures.num_injected,
         "parameters": {
             **asdict(settings),
             "bounds": None if settings.bounds is None else list(settings.bounds),
@@ -145,8 +148,8 @@ def analyze(
 
 def _never_trained(exposures: Exposures, order: DataOrder) -> list[str]:
     """A note about chunks of the facts that the order lacks; refuses facts of which it has none."""
-    trained = exposures.seen.lengths > 0
-    if len(trained) and not trained.any():
+    trained = exposures.seen.lengths[: len(exposures.seen.rows) - exposures.num_items] > 0
+    if len(trained) and not trained.any() and not exposures.num_items:
         raise FormatError(
             f"none of the {len(trained):,} chunks that state a fact is in the data order (its ids go up to "
             f"{int(order.ids.max(initial=-1)):,}): the facts belong to another dataset"

@@ -358,10 +358,6 @@ def _exposure_section(analysis: Analysis) -> dict[str, Any]:
 def _match_section(analysis: Analysis) -> dict[str, Any]:
     info = analysis.info
     rows = [[row["reason"], row["rows"], row["answers"]] for row in info["unmatched"]]
-    if info["injected_rows"]:
-        rows.append(
-            ["rows of an injection plan in the order: not counted as exposures", info["injected_rows"], 0]
-        )
     notes = " ".join(f"{note}." for note in info["notes"])
     summary = "Everything matched." if not rows else "The table unmatched lists each of them."
     return section(

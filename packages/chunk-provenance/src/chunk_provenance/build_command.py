@@ -15,13 +15,13 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from chunk_provenance.bucket_checks import check_buckets
 from chunk_provenance.build import Packing, build_store, differences
 from chunk_provenance.encoding import EncodedBatch, encode_piece, read_part
 from chunk_provenance.estimate import Estimate, Sample, check_room, estimate_build, timed
 from chunk_provenance.formats import FormatError, open_table
 from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.mentions import REQUIRED, MentionFile
-from chunk_provenance.order import check_buckets
 from chunk_provenance.piecework import (
     Job,
     begin,

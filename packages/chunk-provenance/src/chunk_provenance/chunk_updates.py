@@ -77,6 +77,16 @@ class ChunkUpdates:
         """How many updates each chunk has, (chunks,)."""
         return self.offsets[self.rows + 1] - self.offsets[self.rows]
 
+    def with_more(self, offsets: Ints, updates: Ints) -> "ChunkUpdates":
+        """The same with rows added behind: row `r` of them is `updates[offsets[r] : offsets[r + 1]]`."""
+        first, num_rows = len(self.offsets) - 1, len(offsets) - 1
+        return ChunkUpdates(
+            np.append(self.rows, first + np.arange(num_rows)),
+            np.append(self.offsets, len(self.updates) + offsets[1:]),
+            np.append(self.updates, updates.astype(self.updates.dtype)),
+            self.num_updates,
+        )
+
     def of(self, chunks: npt.NDArray[np.integer[Any]]) -> tuple[Ints, Ints]:
         """The updates of several chunks: of every update, the chunk's place in `chunks`, and the update."""
         row, position = gather(self.offsets, self.rows[chunks])

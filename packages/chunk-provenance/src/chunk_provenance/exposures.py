@@ -1,13 +1,13 @@
 """When a fact was seen: every update that trained on a chunk which states it.
 
 An exposure is a pair (update, chunk) whose chunk is among the fact's shared chunks and not masked in that
-update; a chunk counts once per update. Rows of an injection plan (negative ids) are not counted yet.
+update; a chunk counts once per update. So does an injected item that states the fact, as items.py says.
 Nothing is sorted and exposures are never listed all at once: 30 M (fact, chunk) pairs of 100,000 facts take a
 second or two an epoch and 12 bytes a pair, beside one table of (facts, checkpoints).
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from chunk_provenance.chunk_updates import (
     unpack,
 )
 from chunk_provenance.csr import Ints, gather, offsets_of
+from chunk_provenance.injection.items import find_item_updates
 from chunk_provenance.order import DataOrder
 
 BLOCK = 1 << 19  # (fact, chunk) pairs at a time: what is made of them stays in the cache
@@ -39,8 +40,10 @@ class Exposures:
     chunks: Int32s
     """The chunks of fact `f` are `chunks[offsets[f] : offsets[f + 1]]`, numbered as in `seen`."""
     seen: ChunkUpdates
+    num_items: int = 0
+    """So many of the last chunks in `seen` are no chunks but the order's distinct injected items."""
     num_injected: int = 0
-    """Rows of an injection plan in the order (negative ids): they count for no fact."""
+    """Injected items in the order, whether they state one of the facts or not."""
 
     @property
     def num_facts(self) -> int:
@@ -51,7 +54,7 @@ class Exposures:
         """The exposures of some of the facts, in the given order."""
         row, position = gather(self.offsets, facts)
         offsets = offsets_of(row, len(facts))
-        return Exposures(offsets, self.chunks[position], self.seen, self.num_injected)
+        return replace(self, offsets=offsets, chunks=self.chunks[position])
 
     def of_fact(self, fact: int) -> Ints:
         """The updates (1-based, ascending) that showed a fact; twice for two of its chunks in a batch."""
@@ -118,19 +121,30 @@ def _columns(steps: Ints, num_updates: int) -> tuple[npt.NDArray[Any], Any, int]
     return column.astype(np.min_scalar_type(width)), back + 1, width
 
 
-def find_exposures(order: DataOrder, fact_chunks: pa.Table, fact_ids: Sequence[str]) -> Exposures:
+def find_exposures(
+    order: DataOrder, fact_chunks: pa.Table, fact_ids: Sequence[str], *, facts: pa.Table | None = None
+) -> Exposures:
     """Every exposure of the given facts in the whole order.
 
     Args:
         order: the recorded data order.
         fact_chunks: `fact_id`, `kind`, `chunk_id`; rows of kind `shared` count, repeated ones once.
         fact_ids: the facts to look up, in the order of the result; one without chunks has no exposures.
+        facts: `fact_id`, `subject`, `answer`, so that injected items count through their entities, too.
     """
     fact, chunk = _shared_pairs(fact_chunks, fact_ids)
     places = place_chunks(chunk)
-    fact, place = _distinct_pairs(fact, places.find(chunk), len(places.ids))
-    injected = int(np.count_nonzero(order.ids < 0))
-    return Exposures(offsets_of(fact, len(fact_ids)), place, chunk_updates(order, places.ids), injected)
+    place, seen = places.find(chunk), chunk_updates(order, places.ids)
+    num_items = 0
+    if order.injected is not None:
+        items = find_item_updates(order, fact_ids, facts)
+        fact, place = np.append(fact, items.fact), np.append(place, items.item + len(places.ids))
+        seen = seen.with_more(items.offsets, items.updates)
+        num_items = len(items.offsets) - 1
+    fact, place = fact.astype(np.int32, copy=False), place.astype(np.int32, copy=False)
+    fact, place = _distinct_pairs(fact, place, len(places.ids) + num_items)
+    injected = 0 if order.injected is None else len(order.injected.item_ids)
+    return Exposures(offsets_of(fact, len(fact_ids)), place, seen, num_items, injected)
 
 
 def _distinct_pairs(fact: Int32s, place: Int32s, num_places: int) -> tuple[Int32s, Int32s]:

@@ -14,7 +14,7 @@ from chunk_provenance.chunk_lists import ChunkList, read_chunk_list, read_range
 from chunk_provenance.hashing import hash_file, hash_text
 from chunk_provenance.interventions import apply_plan, plan_mask, plan_replacement, read_plan
 from chunk_provenance.order import DataOrder, Ids, check_store, hash_order, save_order
-from chunk_provenance.order_diff import OrderDiff, diff_orders
+from chunk_provenance.order_diff import ITEM, OrderDiff, diff_orders
 from chunk_provenance.published.opening import open_order, published_files, recognise
 from chunk_provenance.schedules import plan_schedule
 from chunk_provenance.store import ChunkStore, open_store
@@ -213,8 +213,8 @@ def check_known(ids: Ids, order: DataOrder, store: ChunkStore | None) -> Ids:
 
 def lengths_of_updates(order: DataOrder, store: ChunkStore) -> Ids:
     """The padded length of every update."""
-    lengths = np.where(order.ids >= 0, store.bucket[order.ids], 0)
-    return np.maximum.reduceat(lengths, order.offsets[:-1]).astype(np.int64)
+    lengths: Ids = store.bucket[order.chunk_ids[order.offsets[:-1]]].astype(np.int64)  # an update has one
+    return lengths
 
 
 def only_trained(chunks: ChunkList, order: DataOrder) -> ChunkList:
@@ -272,6 +272,10 @@ def diff_record(diff: OrderDiff) -> dict[str, Any]:
             name: getattr(diff, name).tolist()
             for name in ("changed_updates", "reordered", "chunks_out", "chunks_in", *slots)
         },
+        **{
+            name: [dict(zip(ITEM, item, strict=True)) for item in getattr(diff, name)]
+            for name in ("items_out", "items_in")
+        },
         "info": {name: list(values) for name, values in diff.info.items()},
     }
 
@@ -292,6 +296,13 @@ def diff_lines(diff: OrderDiff) -> list[str]:
             words,
             [f"{chunk} at {update}" for update, chunk in getattr(diff, name)[:FIRST]],
             len(getattr(diff, name)),
+        )
+    for name, words in (("items_out", "items no longer injected"), ("items_in", "items injected")):
+        items = getattr(diff, name)
+        lines += _listed(
+            words,
+            [f"{item_id} at {update} row {row}" for update, row, item_id, *_ in items[:FIRST]],
+            len(items),
         )
     for name, words in (
         ("reordered", "updates with the same chunks in other rows"),

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from chunk_provenance.csr import gather
 from chunk_provenance.formats import FormatError
+from chunk_provenance.injection.rows import update_chunks
 from chunk_provenance.order import MASKED, PLAN, DataOrder, Ids
 from chunk_provenance.order_checks import check_targets_left
 from chunk_provenance.reverse_index import find_places
@@ -60,7 +61,7 @@ def plan_replacement(order: DataOrder, chunk_ids: Ids, store: ChunkStore, *, see
     row, update = _slots(order, chunk_ids)
     leaving = np.unique(chunk_ids[row])
     outside = np.ones(store.num_chunks, dtype=bool)
-    outside[order.ids[order.ids >= 0]] = False
+    outside[order.chunk_ids] = False
     outside[chunk_ids[chunk_ids < store.num_chunks]] = False
     free = np.random.default_rng(seed).permutation(np.flatnonzero(outside))
     _check_enough(store.bucket[leaving], store.bucket[free])
@@ -147,7 +148,6 @@ def apply_plan(
     _check_lengths(order, update[moved], chunk[moved], new[moved], buckets)
     ids = np.array(order.ids)
     ids[position[moved]] = new[moved]
-    _check_repeats(order.offsets, ids, np.unique(update[moved]))
     held_out = pa.table([update[~moved], chunk[~moved]], schema=MASKED)
     masked = held_out if order.masked is None else pa.concat_tables([order.masked.cast(MASKED), held_out])
     masked = masked.sort_by([("update", "ascending"), ("chunk_id", "ascending")])
@@ -158,6 +158,7 @@ def apply_plan(
         plan=plan.select(PLAN.names).cast(PLAN),
         info={**order.info, **info},
     )
+    _check_repeats(order.offsets, changed.chunk_ids, np.unique(update[moved]))
     check_targets_left(changed)
     return changed
 
@@ -201,11 +202,21 @@ def _find_slots(order: DataOrder, update: Ids, chunk: Ids) -> Ids:
     positions = find_places(order.ids, order.offsets, update, chunk)
     if (missing := np.flatnonzero(positions < 0)).size:
         at = missing[0]
+        check_no_item(order, int(update[at]), int(chunk[at]))
         raise ValueError(f"update {update[at]} does not hold chunk {chunk[at]}: the plan is of another order")
     if order.trained is not None and not order.trained[positions].all():
         at = int(np.argmin(order.trained[positions]))
         raise ValueError(f"chunk {chunk[at]} is held out of update {update[at]} already: its slot stays")
     return positions
+
+
+def check_no_item(order: DataOrder, update: int, chunk_id: int) -> None:
+    """Refuse to change the place of a chunk into which items are injected."""
+    if chunk_id in update_chunks(order, update) and chunk_id not in order.batch(update):
+        raise ValueError(
+            f"an item is injected into the place of chunk {chunk_id} in update {update}: hold out and swap "
+            "first, in the order without items, then inject"
+        )
 
 
 def _check_newcomers(order: DataOrder, leaving: Ids, new: Ids) -> None:

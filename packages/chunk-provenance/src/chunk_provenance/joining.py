@@ -23,9 +23,10 @@ from chunk_provenance.dynamics import (
     read_knowledge,
 )
 from chunk_provenance.exposures import find_exposures
-from chunk_provenance.facts import FactChunks, read_fact_chunks
+from chunk_provenance.facts import FactChunks, distinct_facts, read_fact_chunks, read_probes
 from chunk_provenance.formats import FormatError, check_format, open_table, write_json, write_table
 from chunk_provenance.hashing import hash_file
+from chunk_provenance.injection.items import injected_facts
 from chunk_provenance.order import DataOrder
 from chunk_provenance.published import open_order, order_files
 
@@ -56,6 +57,7 @@ def compute_dynamics(
     edges: Sequence[int] = DEFAULT_BINS,
     bounds: Sequence[int] | None = None,
     seed: int = 0,
+    probes: pa.Table | None = None,
 ) -> Dynamics:
     """When each fact was seen and when it was known.
 
@@ -68,17 +70,19 @@ def compute_dynamics(
         edges: where the exposure bins begin.
         bounds: the checkpoints that bound the intervals (default: all).
         seed: of the bootstrap interval of rho.
+        probes: as `read_probes` gives them; with them injected items count through their entities, too.
     """
     check_bins(edges)
     if max_rank < 1 or consecutive < 1:
         raise ValueError(f"ranks and checkpoints count from 1, found {max_rank} and {consecutive}")
     check_same_store(order, fact_chunks)
     knowledge = read_knowledge(answers)
-    check_join(order.num_updates, knowledge, fact_chunks.table)
+    check_join(order.num_updates, knowledge, fact_chunks.table, injected=injected_facts(order))
     steps = knowledge.steps
     if bounds is not None:
         bounds = knowledge.select(bounds).steps.tolist()
-    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids)
+    asked = None if probes is None else distinct_facts(probes)
+    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids, facts=asked)
     known, counts = knowledge.known(max_rank), exposures.counts(steps)
     facts = facts_table(knowledge, exposures, max_rank=max_rank, consecutive=consecutive)
     groups = group_summary(facts, edges)
@@ -98,6 +102,7 @@ def compute_dynamics(
             "facts": facts.num_rows,
             "probes": int(knowledge.num_probes.sum()),
             "facts_seen": int((counts[:, -1] > 0).sum()),
+            "injected_items": exposures.num_injected,
             "learned": sum(row["learned"] for row in groups),
             "known_at_end": int(known[:, -1].sum()),
             "earliness": asdict(earliness(facts, seed=seed)),
@@ -118,15 +123,28 @@ def check_same_store(order: DataOrder, fact_chunks: FactChunks) -> None:
         )
 
 
-def join_files(order: Path, fact_chunks: Path, answers: Path, *, command: str, **options: Any) -> Dynamics:
+def join_files(
+    order: Path,
+    fact_chunks: Path,
+    answers: Path,
+    *,
+    command: str,
+    probes: Path | None = None,
+    **options: Any,
+) -> Dynamics:
     """Read the inputs, join them (options: `compute_dynamics`), note the command and their hashes."""
     result = compute_dynamics(
-        open_order(order), read_fact_chunks(fact_chunks), read_answers(answers), **options
+        open_order(order),
+        read_fact_chunks(fact_chunks),
+        read_answers(answers),
+        probes=None if probes is None else read_probes(probes),
+        **options,
     )
     inputs = {
         "order": hash_files(order_files(order)) or str(order),
         "fact_chunks": hash_files([fact_chunks]),
         "answers": hash_files([answers]),
+        **({} if probes is None else {"probes": hash_files([probes])}),
     }
     info = {**result.info, "command": command, "inputs": inputs}
     return Dynamics(result.facts, result.intervals, result.accuracy, info)

@@ -27,6 +27,7 @@ from chunk_provenance.facts import (
     read_probes,
     write_fact_chunks,
 )
+from chunk_provenance.injection.items import injected_facts
 from chunk_provenance.joining import check_free, join_files, load_dynamics, save_dynamics
 from chunk_provenance.order import DataOrder
 from chunk_provenance.published import open_order
@@ -125,6 +126,10 @@ def dynamics(
     consecutive: Consecutive = 2,
     max_rank: MaxRank = 1,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap interval of rho.")] = 0,
+    probes: Annotated[
+        Path | None,
+        typer.Option(help="Probes: injected items count for facts whose subject and answer they name."),
+    ] = None,
     section: Section = None,
     overwrite: Overwrite = False,
     as_json: AsJson = False,
@@ -148,8 +153,12 @@ def dynamics(
         edges=parse_numbers(bins, "--bins"),
         bounds=None if intervals is None else parse_numbers(intervals, "--intervals"),
         seed=seed,
+        probes=probes,
     )
     save_dynamics(result, out, overwrite=overwrite)
+    if probes is None and (items := result.info["summary"]["injected_items"]):
+        words = "with --probes they count for facts whose subject and answer they name, too"
+        print(f"{items:,} injected items count for the facts they were made of; {words}", file=sys.stderr)
     if section is not None:
         write_section(dynamics_section(result), section)
     if as_json:
@@ -200,7 +209,8 @@ def trace(
     }
     known_as: dict[str, Any] = {"max_rank": max_rank, "consecutive": consecutive}
     if fact is None:
-        picked = list_facts(given["order"], given["fact_chunks"], given["answers"], limit=limit, **known_as)
+        inputs = {name: given[name] for name in ("order", "fact_chunks", "answers", "probes")}
+        picked = list_facts(**inputs, limit=limit, **known_as)
         if pick is None:
             show_facts(picked, given["probes"], as_json=as_json)
             return
@@ -268,12 +278,19 @@ def report(
 
 
 def list_facts(
-    order: DataOrder, fact_chunks: FactChunks, answers: pa.Table, *, limit: int, **known_as: Any
+    order: DataOrder,
+    fact_chunks: FactChunks,
+    answers: pa.Table,
+    probes: pa.Table,
+    *,
+    limit: int,
+    **known_as: Any,
 ) -> dict[str, list[dict[str, Any]]]:
     """The facts of each kind of `PICKS`, with their exposures and when they were learned."""
     knowledge = read_knowledge(answers)
-    check_join(order.num_updates, knowledge, fact_chunks.table)
-    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids)
+    check_join(order.num_updates, knowledge, fact_chunks.table, injected=injected_facts(order))
+    asked = distinct_facts(probes)
+    exposures = find_exposures(order, fact_chunks.table, knowledge.fact_ids, facts=asked)
     table = facts_table(knowledge, exposures, **known_as)
     shown = table.select(["fact_id", "exposures", "learned_at"])
     return {

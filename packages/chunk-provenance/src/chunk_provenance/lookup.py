@@ -2,9 +2,10 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
 
+from chunk_provenance.injection.items import items_at, items_on
+from chunk_provenance.injection.rows import Rows, order_rows, update_chunks
 from chunk_provenance.mixtures import MixtureStore
 from chunk_provenance.order import DataOrder
 from chunk_provenance.order_questions import held_out_of
@@ -37,6 +38,7 @@ def describe_chunk(store: ChunkStore, chunk_id: int, order: DataOrder | None = N
         "segments": segments,
         "steps": None if order is None else order.steps_of(chunk_id).tolist(),
         "held_out_at": None if order is None else held_out_of(order, chunk_id).tolist(),
+        "injected_at": None if order is None else items_on(order, chunk_id),
         "mentions": store.mentions_of(chunk_id).select(wanted).to_pylist(),
         "text": text,
     }
@@ -87,14 +89,18 @@ def describe_document(store: ChunkStore, doc_id: str, order: DataOrder | None = 
 def describe_step(store: ChunkStore, step: int, order: DataOrder, *, decode: bool = False) -> dict[str, Any]:
     """The chunks that the update from step `step - 1` to step `step` trained on, row by row.
 
-    With `decode`, every row also has `decoded`: its tokens as the store's tokenizer decodes them.
+    A row into which items are injected also has `injected`: the items, their texts, and how many tokens of
+    the chunk are left. With `decode`, every row also has `decoded`: its tokens as the store's tokenizer
+    decodes them.
 
     Raises:
         ValueError: the order has no such update, or a chunk that the store lacks.
     """
-    batch = order.batch(step)
+    batch = update_chunks(order, step)
     store.check_chunk(int(batch.max(initial=0)))
     held_out = set() if order.masked is None else set(_masked_in(order, step))
+    injected = {place["row"]: place for place in items_at(order, step)}
+    rows = order_rows(store, order, step) if decode and injected else None
     chunks = [
         {
             "chunk_id": chunk_id,
@@ -102,17 +108,34 @@ def describe_step(store: ChunkStore, step: int, order: DataOrder, *, decode: boo
             "documents": [segment.doc_id for segment in store.segments(chunk_id)],
             "held_out": chunk_id in held_out,
             "text": store.chunk_text(chunk_id),
-            **({"decoded": store.decode(chunk_id)} if decode else {}),
+            **({"injected": _with_texts(order, injected[row])} if row in injected else {}),
+            **({"decoded": _decode_row(store, chunk_id, rows, row, row in injected)} if decode else {}),
         }
-        for chunk_id in batch[batch >= 0].tolist()
+        for row, chunk_id in enumerate(batch.tolist())
     ]
     return {
         "step": step,
         "epoch": order.epoch_of(step),
-        "bucket": int(store.bucket[batch[batch >= 0]].max(initial=0)),
-        "injected": int(np.count_nonzero(batch < 0)),
+        "bucket": int(store.bucket[batch].max(initial=0)),
+        "injected": sum(len(place["items"]) for place in injected.values()),
         "chunks": chunks,
     }
+
+
+def _with_texts(order: DataOrder, place: dict[str, Any]) -> dict[str, Any]:
+    """A row with items, and their texts."""
+    assert order.injections is not None
+    table = order.injections
+    here = pc.and_(pc.equal(table["update"], place["step"]), pc.equal(table["row"], place["row"]))
+    return {**place, "texts": table.filter(here)["text"].to_pylist()}
+
+
+def _decode_row(store: ChunkStore, chunk_id: int, rows: Rows | None, row: int, injected: bool) -> str:
+    """All tokens of a row, padding apart: of a chunk alone, or with the items in it."""
+    if rows is None or not injected:
+        return store.decode(chunk_id)
+    input_ids, doc_ids = rows
+    return store.decode_tokens(input_ids[row][doc_ids[row] >= 0])
 
 
 def _masked_in(order: DataOrder, update: int) -> list[int]:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from chunk_provenance.bucket_checks import check_buckets
 from chunk_provenance.mixtures import MixtureStore
-from chunk_provenance.order import DataOrder, Ids, assemble, check_buckets, compute_order, shuffle_updates
+from chunk_provenance.order import DataOrder, Ids, assemble, compute_order, shuffle_updates
 from chunk_provenance.store import ChunkStore
 
 BLOCK = 256  # ids looked at together

@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from chunk_provenance.formats import FormatError
+from chunk_provenance.injection.plan_file import find_problems, list_problems
+from chunk_provenance.injection.slots import InjectedSlots, count_displaced
 from chunk_provenance.order import DataOrder, Ids, check_store
 from chunk_provenance.reverse_index import find_places
 from chunk_provenance.store import ChunkStore
@@ -17,7 +19,8 @@ BLOCK = 1 << 23
 def check_order(order: DataOrder, store: ChunkStore | None = None) -> None:
     """Refuse an order that no trainer could follow, or that was made for another store.
 
-    An update may hold a chunk only once; a mask must name a chunk of its update, and leave one to train on.
+    An update may hold a chunk only once; a mask must name a chunk of its update, and leave one to train on;
+    injected items must be as recorded.
     With the store: ids must be chunks of it, and all chunks of an update of one padded length.
 
     Raises:
@@ -26,12 +29,14 @@ def check_order(order: DataOrder, store: ChunkStore | None = None) -> None:
     if store is not None:
         check_store(order, store.sha256)
     for first, last in _blocks(order):
-        offsets, ids = order.offsets[first : last + 1], order.ids[order.offsets[first] : order.offsets[last]]
+        offsets = order.offsets[first : last + 1]
+        ids = order.chunk_ids[order.offsets[first] : order.offsets[last]]
         update = np.repeat(np.arange(first + 1, last + 1), np.diff(offsets))
         _check_repeats(update, ids)
         if store is not None:
             _check_range(update, ids, store.num_chunks)
             _check_lengths(update, ids, store.bucket)
+    _check_injections(order, store)
     _check_masks(order)
 
 
@@ -80,6 +85,43 @@ def _check_lengths(update: Ids, ids: Ids, buckets: npt.NDArray[np.int32]) -> Non
         )
 
 
+def _check_injections(order: DataOrder, store: ChunkStore | None) -> None:
+    """Refuse ids that stand for no item, items that are not as recorded, and slots that do not add up."""
+    negative = np.flatnonzero(order.ids < 0)
+    slots = order.injected
+    positions = negative[:0] if slots is None else slots.positions(order.offsets)
+    if (lost := np.setdiff1d(negative, positions)).size:
+        update = int(np.searchsorted(order.offsets, lost[0], side="right"))
+        raise FormatError(
+            f"update {update} holds {order.ids[lost[0]]}, an injected item that injections.parquet lacks: "
+            "inject again"
+        )
+    if slots is None or order.injections is None:
+        return
+    if problems := find_problems(order.injections):
+        raise FormatError(list_problems("injections.parquet is damaged", problems))
+    if store is not None:
+        _check_displaced(slots, store)
+
+
+def _check_displaced(slots: InjectedSlots, store: ChunkStore) -> None:
+    length, bucket = store.length[slots.chunk_id], store.bucket[slots.chunk_id]
+    for slot, placement in enumerate(slots.placement):
+        tokens = int(slots.num_tokens[slot])
+        displaced = count_displaced(
+            placement, item_tokens=tokens, chunk_tokens=int(length[slot]), bucket=int(bucket[slot])
+        )
+        where = f"update {slots.update[slot]} row {slots.row[slot]}"
+        if tokens > bucket[slot]:
+            raise FormatError(f"{where} holds {tokens} injected tokens, its row has {bucket[slot]}")
+        if (slots.displaced[slot], slots.kept[slot]) != (displaced, length[slot] - displaced):
+            raise FormatError(
+                f"{where} says that {slots.displaced[slot]} tokens of chunk {slots.chunk_id[slot]} are "
+                f"displaced and {slots.kept[slot]} kept, it must be {displaced} and "
+                f"{length[slot] - displaced}: it is an order of another store, or damaged"
+            )
+
+
 def _check_masks(order: DataOrder) -> None:
     if order.masked is None:
         return
@@ -96,12 +138,14 @@ def _check_masks(order: DataOrder) -> None:
 def check_targets_left(order: DataOrder) -> None:
     """Refuse an order with an update whose every chunk is held out: there would be nothing to train on.
 
+    An injected item is something to train on.
+
     Raises:
         FormatError: with the first such update.
     """
     if order.trained is None:
         return
-    kept = np.add.reduceat(order.trained, order.offsets[:-1], dtype=np.int64)
+    kept = np.add.reduceat(order.trained | (order.ids < 0), order.offsets[:-1], dtype=np.int64)
     if (empty := np.flatnonzero(kept == 0)).size:
         more = f" (and {len(empty) - 1} more)" if len(empty) > 1 else ""
         raise FormatError(

@@ -12,6 +12,8 @@ import typer
 from chunk_provenance.alignment import check_alignment, read_index
 from chunk_provenance.chunk_lists import read_chunk_list, read_steps
 from chunk_provenance.formats import write_table
+from chunk_provenance.injection.items import describe_injection, items_at, items_on
+from chunk_provenance.injection.rows import update_chunks
 from chunk_provenance.order import DataOrder, Ids
 from chunk_provenance.order_checks import check_order
 from chunk_provenance.order_questions import epochs_of, held_out_of, lment_readme_rows, seen_at
@@ -77,6 +79,8 @@ def steps_of(
             ]
         if (held_out := held_out_of(opened, chunk_id)).size:
             found[-1]["held_out_at"] = held_out.tolist()
+        if places := items_on(opened, chunk_id):
+            found[-1]["injected_at"] = places
     print_result(found, [steps_line(row) for row in found], as_json=as_json)
 
 
@@ -100,7 +104,10 @@ def steps_line(row: dict[str, Any]) -> str:
         places = [str(step) for step in row["steps"]]
     told = ", ".join(places) or "never"
     held_out = ", held out of " + ", ".join(map(str, row["held_out_at"])) if "held_out_at" in row else ""
-    return f"chunk {row['chunk_id']}: {told}{held_out}"
+    items = "".join(
+        f", at {place['step']} {describe_injection(place)}" for place in row.get("injected_at", [])
+    )
+    return f"chunk {row['chunk_id']}: {told}{held_out}{items}"
 
 
 def chunks_at(
@@ -110,20 +117,23 @@ def chunks_at(
 ) -> None:
     """Which chunks did the update to a step train on, in the order of its rows?
 
+    Where items are injected, it names them, and says how much of the row's chunk they displaced.
+
     Example: chunk-provenance chunks-at order 1 7-9
     """
     opened = open_order(order)
     found = []
     for step in read_steps(steps, num_updates=opened.num_updates):
         part = slice(opened.offsets[step - 1], opened.offsets[step])
-        ids = opened.ids[part]
-        held_out = ids[:0] if opened.trained is None else ids[~opened.trained[part]]
+        ids, chunks = opened.ids[part], update_chunks(opened, step)
+        held_out = ids[:0] if opened.trained is None else ids[~opened.trained[part] & (ids >= 0)]
         found.append(
             {
                 "step": step,
                 "epoch": opened.epoch_of(step),
-                "chunk_ids": ids.tolist(),
+                "chunk_ids": chunks.tolist(),
                 "held_out": held_out.tolist(),
+                **({"injected": places} if (places := items_at(opened, step)) else {}),
             }
         )
     print_result(found, [batch_line(row) for row in found], as_json=as_json)
@@ -134,7 +144,12 @@ def batch_line(row: dict[str, Any]) -> str:
     ids = row["chunk_ids"]
     more = f" and {len(ids) - FIRST} more" if len(ids) > FIRST else ""
     held_out = f", held out: {' '.join(map(str, row['held_out']))}" if row["held_out"] else ""
-    return f"step {row['step']}, epoch {row['epoch']}: {' '.join(map(str, ids[:FIRST]))}{more}{held_out}"
+    places = row.get("injected", [])
+    more_items = f" and {len(places) - FIRST} more rows" if len(places) > FIRST else ""
+    told = "; ".join(describe_injection(place) for place in places[:FIRST])
+    items = f", injected: {told}{more_items}" if places else ""
+    listed = " ".join(map(str, ids[:FIRST]))
+    return f"step {row['step']}, epoch {row['epoch']}: {listed}{more}{held_out}{items}"
 
 
 def seen_by(
@@ -152,6 +167,9 @@ def seen_by(
     seen = ids[ids >= 0]
     summary = {"step": step, "exposures": len(seen), "chunks": len(distinct(seen))}
     line = f"step {step} has seen {summary['chunks']:,} chunks, {summary['exposures']:,} exposures"
+    if opened.injections is not None:
+        summary["injected_items"] = int(np.count_nonzero(opened.injections["update"].to_numpy() <= step))
+        line += f", {summary['injected_items']:,} injected items"
     if chunks is None:
         print_result(summary, [line], as_json=as_json)
         return
@@ -198,11 +216,12 @@ def check(
     opened = open_order(order)
     check_order(opened, None if store is None else open_store(store))
     of_store = "" if store is None else ", all of the store"
-    held_out = 0 if opened.trained is None else int(np.count_nonzero(~opened.trained))
+    held_out = 0 if opened.trained is None else int(np.count_nonzero(~opened.trained & (opened.ids >= 0)))
     masked = f", {held_out:,} held out" if held_out else ""
-    print(
-        f"{opened.num_updates:,} updates, {len(opened.ids):,} exposures{masked}{of_store}: nothing is wrong"
-    )
+    rows = f"{opened.num_updates:,} updates, {len(opened.ids):,} exposures{masked}"
+    if (slots := opened.injected) is not None:
+        rows += f", {len(slots.item_ids):,} injected items in {len(slots.row):,} of them"
+    print(f"{rows}{of_store}: nothing is wrong")
 
 
 def align(

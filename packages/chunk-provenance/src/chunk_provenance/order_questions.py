@@ -63,7 +63,7 @@ def epochs_of(order: DataOrder) -> list[Epoch]:
     epochs = []
     for number, (first, last) in enumerate(pairwise(bounds), start=1):
         part = slice(order.offsets[first], order.offsets[last])
-        ids = order.ids[part] if order.trained is None else order.ids[part][order.trained[part]]
+        ids = order.chunk_ids[part] if order.trained is None else order.chunk_ids[part][order.trained[part]]
         chunks = ids[ids >= 0]
         epochs.append(Epoch(number, first + 1, last, last - first, len(chunks), len(distinct(chunks))))
     return epochs

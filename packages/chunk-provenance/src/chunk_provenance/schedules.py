@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from chunk_provenance.chunk_lists import ChunkList
-from chunk_provenance.interventions import make_plan
+from chunk_provenance.injection.rows import update_chunks
+from chunk_provenance.interventions import check_no_item, make_plan
 from chunk_provenance.order import DataOrder, Ids
 
 
@@ -61,6 +62,9 @@ def plan_schedule(
         ids = chunks.chunk_ids[chunks.group == group]
         offsets, updates = order.steps_of_many(ids)
         slots = np.column_stack([updates, np.repeat(ids, np.diff(offsets))])
+        if order.injections is not None:
+            for update, chunk_id in slots.tolist():
+                check_no_item(order, update, chunk_id)
         what = f"group {chunks.names[group]!r}" if chunks.names[group] else "the chunks"
         asked = _aim(len(slots), int(first), int(end), interval, rng, what)
         used: set[int] = set()
@@ -149,13 +153,13 @@ class _Places:
             left, right = left - before, right + (not before)
 
     def _batch(self, update: int) -> Ids:
-        return self._batches.get(update, self._order.batch(update))
+        return self._batches.get(update, update_chunks(self._order, update))
 
     def _give_way(self, update: int, other: Ids, rng: np.random.Generator) -> int | None:
         """A random position whose chunk can leave the update for the other one."""
         batch = self._batch(update)
         scheduled = self._scheduled[np.clip(batch, -1, len(self._scheduled) - 1)]
-        free = ~scheduled & ~np.isin(batch, other) & (batch >= 0)
+        free = ~scheduled & ~np.isin(batch, other) & (self._order.batch(update) >= 0)
         free[list(self._fixed.get(update, ()))] = False
         if self._order.trained is not None:
             start = self._order.offsets[update - 1]
@@ -165,7 +169,7 @@ class _Places:
 
     def _swap(self, update: int, chunk_id: int, other: int, position: int) -> None:
         for changed in (update, other):
-            self._batches.setdefault(changed, np.array(self._order.batch(changed)))
+            self._batches.setdefault(changed, np.array(update_chunks(self._order, changed)))
         mine = int(np.flatnonzero(self._batches[update] == chunk_id)[0])
         self._batches[update][mine] = self._batches[other][position]
         self._batches[other][position] = chunk_id
@@ -176,7 +180,7 @@ class _Places:
         """All slots that differ from the order's."""
         rows = []
         for update, batch in self._batches.items():
-            before = self._order.batch(update)
+            before = update_chunks(self._order, update)
             rows += [(update, int(before[i]), int(batch[i])) for i in np.flatnonzero(batch != before)]
         columns = np.array(rows, dtype=np.int64).reshape(-1, 3)
         return make_plan(columns[:, 0], columns[:, 1], columns[:, 2])

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from chunk_provenance.chunk_lists import read_steps
+from chunk_provenance.injection.items import describe_injection
 from chunk_provenance.lookup import describe_chunk, describe_document, describe_step
 from chunk_provenance.order import check_store
 from chunk_provenance.published import open_order
@@ -65,6 +66,9 @@ def chunk_lines(chunk: dict[str, Any]) -> list[str]:
     lines += [f"  {describe_steps(chunk['steps'])}"] if chunk["steps"] is not None else []
     if chunk["held_out_at"]:
         lines.append(f"  held out of steps {', '.join(map(str, chunk['held_out_at']))}")
+    lines += [
+        f"  at step {place['step']} {describe_injection(place)}" for place in chunk["injected_at"] or []
+    ]
     lines += ["", *chunk["text"].strip("\n").split("\n")]
     if chunk["mentions"]:
         lines += ["", "mentions"]
@@ -94,15 +98,16 @@ def step_lines(step: dict[str, Any]) -> list[str]:
     chunks = step["chunks"]
     number = f"{len(chunks)} chunk{'s' * (len(chunks) != 1)}"
     lines = [f"step {step['step']}, epoch {step['epoch']}: {number} of length {step['bucket']}"]
-    if step["injected"]:
-        lines.append(f"  and {step['injected']} injected texts")
     for chunk in chunks:
         place = f"  chunk {chunk['chunk_id']:>7}  document {', '.join(chunk['documents'])}"
         place += "  (held out)" if chunk["held_out"] else ""
+        lines += [f"  injected: {describe_injection(chunk['injected'])}"] if "injected" in chunk else []
         if "decoded" in chunk:
             lines += [place, *chunk["decoded"].split("\n")]
         else:
             lines.append(f"{place}  {' '.join(chunk['text'].split())[:60]}")
+            texts = chunk["injected"]["texts"] if "injected" in chunk else []
+            lines += [f"    {' '.join(text.split())[:60]}" for text in texts]
     return lines
 
 

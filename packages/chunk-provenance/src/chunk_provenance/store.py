@@ -183,8 +183,11 @@ class ChunkStore:
         With `eos`, the end tokens of documents are written out, too.
         """
         ids = self.chunk_tokens(chunk_id)
-        kept = ids if eos else ids[ids != self.eos_id]
-        text: str = self._tokenizer.decode(kept.tolist(), skip_special_tokens=False)
+        return self.decode_tokens(ids if eos else ids[ids != self.eos_id])
+
+    def decode_tokens(self, tokens: npt.NDArray[Any]) -> str:
+        """Any tokens as the store's tokenizer decodes them (needs the extra `tokenize`)."""
+        text: str = self._tokenizer.decode(tokens.tolist(), skip_special_tokens=False)
         return text
 
     @property

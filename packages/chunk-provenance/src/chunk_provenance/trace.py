@@ -1,6 +1,7 @@
 """Which text taught it: a fact's curve over the checkpoints, and the passages seen before it was learned."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ import pyarrow.compute as pc
 
 from chunk_provenance.dynamics import learned_index, read_knowledge
 from chunk_provenance.exposures import Exposures, find_exposures, updates_of_chunks
-from chunk_provenance.facts import Evidence, FactChunks
+from chunk_provenance.facts import Evidence, FactChunks, distinct_facts
+from chunk_provenance.injection.items import stating_items
 from chunk_provenance.order import DataOrder
 from chunk_provenance.store import ChunkStore
 
@@ -41,9 +43,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Passage:
-    """A chunk that states the fact, and the updates that trained on it before the fact was learned."""
+    """A chunk or an injected item that states the fact, and its updates before the fact was learned."""
 
-    chunk_id: int
+    chunk_id: int | None
+    """None where it is an injected item; `doc_id` is then the item's id."""
     steps: list[int]
     epochs: list[int]
     doc_id: str
@@ -95,7 +98,8 @@ def trace_fact(
     if not mine.num_rows:
         raise ValueError(f"the answers hold nothing about the fact {fact_id!r}: evaluate its probes first")
     knowledge = read_knowledge(mine)
-    exposures = find_exposures(order, fact_chunks.table, [fact_id])
+    facts = distinct_facts(probes)
+    exposures = find_exposures(order, fact_chunks.table, [fact_id], facts=facts)
     known = knowledge.known(max_rank)
     learned = int(learned_index(known, consecutive=consecutive)[0])
     learned_at = int(knowledge.steps[learned]) if learned >= 0 else None
@@ -107,8 +111,19 @@ def trace_fact(
         prompts=[row["prompt"] for row in probe],
         learned_at=learned_at,
         checkpoints=_checkpoints(mine, exposures, max_rank=max_rank),
-        passages=_passages(fact_id, probe[0], store, order, fact_chunks, last=last),
+        passages=sorted(
+            [
+                *_passages(fact_id, probe[0], store, order, fact_chunks, last=last),
+                *_item_passages(fact_id, probe, order, facts, last=last),
+            ],
+            key=_reading_order,
+        ),
     )
+
+
+def _reading_order(passage: Passage) -> tuple[int, bool, int, str]:
+    """By the first step; of one step, chunks by their ids, then items by theirs."""
+    return passage.steps[0], passage.chunk_id is None, passage.chunk_id or 0, passage.doc_id
 
 
 def resolve_fact(fact: str, probes: pa.Table) -> str:
@@ -178,7 +193,38 @@ def _passages(
         seen = updates[offsets[number] : offsets[number + 1]]
         if steps := seen[seen <= last].tolist():
             passages.append(_passage(chunk_id, steps, entities, store, order, facts.evidence))
-    return sorted(passages, key=lambda passage: (passage.steps[0], passage.chunk_id))
+    return passages
+
+
+def _item_passages(
+    fact_id: str, probes: list[dict[str, Any]], order: DataOrder, facts: pa.Table, *, last: int
+) -> list[Passage]:
+    """The injected items that state the fact; its names are marked where they stand literally in the text."""
+    named = [(probes[0]["subject_name"], "subject"), *((row["answer_name"], "answer") for row in probes)]
+    passages = []
+    for item_id, text, updates in stating_items(order, fact_id, facts):
+        if steps := [update for update in updates if update <= last]:
+            spans = [
+                (found.start(), found.end(), kind)
+                for name, kind in named
+                for found in re.finditer(rf"\b{re.escape(name)}\b", text)
+            ]
+            passages.append(
+                Passage(
+                    chunk_id=None,
+                    steps=steps,
+                    epochs=[order.epoch_of(step) for step in steps],
+                    doc_id=item_id,
+                    title=None,
+                    source="injected item",
+                    url=None,
+                    char_start=0,
+                    char_end=len(text),
+                    text=text,
+                    spans=separate_spans(spans),
+                )
+            )
+    return passages
 
 
 def _passage(

@@ -71,7 +71,10 @@ def describe_passages(trace: Trace, limit: int) -> str:
     until = "in the whole run" if trace.learned_at is None else "by then"
     listed = "" if count <= limit else f"; shown: the last {limit}"
     were = "passage that mentions" if count == 1 else "passages that mention"
+    injected = sum(passage.chunk_id is None for passage in trace.passages)
     both = f"{were} both {trace.subject_name} and {trace.answer_name}"
+    if injected:
+        both += f" ({injected} of them injected)"
     return f"{count} {both} {'was' if count == 1 else 'were'} read {until}{listed}."
 
 
@@ -110,6 +113,8 @@ def _section_passage(passage: Passage) -> dict[str, Any]:
 
 def passage_source(passage: Passage) -> str:
     """Where a passage stands: source, document and characters."""
+    if passage.chunk_id is None:
+        return str(passage.source)
     characters = f"characters {passage.char_start}-{passage.char_end}"
     return f"{passage.source or 'unknown source'}, document {passage.doc_id}, {characters}"
 

@@ -6,6 +6,7 @@ score for score; only the order of a search for strings alone differs (by chunk 
 
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -111,9 +112,18 @@ def open_backend(reference: str | Path) -> Backend:
     """
     if not is_address(str(reference)):
         return open_index(reference)
-    from entity_index.elastic.index import open_elastic  # the client is an extra
+    check_client()
+    from entity_index.elastic.index import open_elastic
 
     return open_elastic(str(reference))
+
+
+def check_client() -> None:
+    """Say in one sentence that the client of Elasticsearch, an extra, is not installed."""
+    if find_spec("elasticsearch") is None:
+        raise ValueError(
+            "an index on a server needs one more package: pip install 'entity-index[elasticsearch]'"
+        )
 
 
 def is_address(reference: str) -> bool:

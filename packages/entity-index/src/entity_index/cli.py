@@ -1,6 +1,6 @@
 """Command line of entity-index."""
 
-import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -17,45 +17,43 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
-from chunk_provenance.sections import command_line, write_section
-from chunk_provenance.sections import section as report_section
 from entity_index import build as builder
-from entity_index.backend import Backend, open_backend
+from entity_index.annotate_command import annotate
+from entity_index.backend import Backend, check_client, open_backend
 from entity_index.compare import Comparison, compare_with_names
+from entity_index.evaluation.commands import alt_test, evaluate
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import open_index
+from entity_index.options import (
+    AllowRejected,
+    AsJson,
+    CaseSensitive,
+    Elasticsearch,
+    IndexName,
+    IndexReference,
+    KeepReplicas,
+    MinScore,
+    Rejected,
+    Replicas,
+    Section,
+    num_chunks,
+    parse_thresholds,
+    print_json,
+    save_section,
+    say,
+)
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
 from entity_index.serve_command import serve
 from entity_index.show import hit_record, passage, print_hits, print_table, table
+from entity_index.source import ChunkSource, store_source
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-IndexReference = Annotated[
-    str,
-    typer.Argument(
-        metavar="INDEX",
-        help="Entity index: a folder made by 'entity-index build', or an index on an Elasticsearch server, "
-        "such as http://localhost:9200/enwiki.",
-    ),
-]
-MinScore = Annotated[
-    list[str],
-    typer.Option(
-        help=f"SOURCE=SCORE, the least score with which a source ({', '.join(SOURCES)}) counts; SOURCE=none "
-        "leaves it out. Repeatable. Default: hyperlink=1, the others 0.6.",
-        metavar="SOURCE=SCORE",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
-Section = Annotated[
-    Path | None, typer.Option(help="Also write the result as a section for the report (JSON).")
-]
-CaseSensitive = Annotated[
-    bool, typer.Option("--case-sensitive", help="Tell upper from lower case in strings.")
-]
-
 
 app.command()(serve)
+app.command()(annotate)
+app.command()(evaluate)
+app.command()(alt_test)
 
 
 def print_version(wanted: bool | None) -> None:
@@ -71,26 +69,58 @@ def root(
         bool,
         typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and stop."),
     ] = False,
+    allow_http: Annotated[
+        bool,
+        typer.Option("--allow-http", help="Speak unencrypted to Elasticsearch on other machines, too."),
+    ] = False,
 ) -> None:
     """Which training chunks mention an entity: one query over memory-mapped postings."""
+    if allow_http:
+        os.environ["ELASTICSEARCH_ALLOW_HTTP"] = "1"
 
 
 @app.command()
 def build(
     store: Annotated[Path, typer.Argument(help="Chunk store, made by 'chunk-provenance build'.")],
-    index: Annotated[Path, typer.Argument(help="Folder to write the index to.")],
+    index: Annotated[
+        Path | None, typer.Argument(help="Folder to write the index to, unless --elasticsearch.")
+    ] = None,
     memory: Annotated[
         str, typer.Option(help="What the sort may hold in memory before it uses the disk.")
     ] = "2GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    elasticsearch: Elasticsearch = None,
+    index_name: IndexName = None,
+    replicas: Replicas = 0,
+    keep_replicas: KeepReplicas = False,
+    rejected: Rejected = None,
+    allow_rejected: AllowRejected = False,
 ) -> None:
     """Build the entity index of a chunk store: postings by entity, names, and a text index.
 
     An index of the same store is kept. A run that was stopped left nothing under the final name and starts
-    again.
+    again; on a server it goes on.
 
     Example: entity-index build chunks index
+
+    Example: entity-index build chunks --elasticsearch http://localhost:9200 --index enwiki
     """
+    if elasticsearch is not None:
+        if index is not None or index_name is None:
+            raise ValueError("an index on a server has a name: give --index NAME, and no folder")
+        build_on_server(
+            store_source(store),
+            elasticsearch,
+            index_name,
+            replicas=replicas,
+            keep_replicas=keep_replicas,
+            overwrite=overwrite,
+            rejected=rejected,
+            allow_rejected=allow_rejected,
+        )
+        return
+    if index is None:
+        raise ValueError("nowhere to write to: give INDEX, a folder, or --elasticsearch and --index")
     started = time.monotonic()
     with show_progress() as progress:
         built = builder.build_index(store, index, memory=memory, overwrite=overwrite, progress=progress)
@@ -99,6 +129,51 @@ def build(
     counts = f"{meta['num_postings']:,} mentions of {meta['num_entities']:,} entities"
     left_out = meta["num_mentions"] - meta["num_postings"]
     say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
+
+
+def build_on_server(source: ChunkSource, url: str, name: str, *, rejected: Path | None, **plan: Any) -> None:
+    """Build both indices of a name on a server, and say what came of it."""
+    from entity_index.elastic.bulk_command import build_and_report  # the client is an extra
+
+    report = rejected or Path(f"{name}.rejected.jsonl")
+    with show_progress() as progress:
+        published, words = build_and_report(
+            source, url, name, report=report, progress=progress, tell=say, **plan
+        )
+    say(words)
+    if not published:
+        raise typer.Exit(1)
+
+
+@app.command()
+def restore(
+    server: Annotated[
+        str, typer.Argument(help="Address of the Elasticsearch server, such as http://localhost:9200.")
+    ],
+    folder: Annotated[
+        str,
+        typer.Argument(help="Folder of the snapshots, as the server sees it; its path.repo must allow it."),
+    ],
+    snapshot: Annotated[str | None, typer.Option(help="Which snapshot, where there are several.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--as", metavar="NAME", help="Name for the index. Default: the name it has there."),
+    ] = None,
+) -> None:
+    """Restore a published snapshot on an Elasticsearch server, to query it as it is.
+
+    Both indices of the pair are restored, NAME and NAME_case_sensitive. What is there is never replaced.
+
+    Example: entity-index restore http://localhost:9200 /data/snapshots/lment --as wikipedia
+    """
+    check_client()
+    from entity_index.elastic.restore import restore_snapshot
+
+    with show_progress() as progress:
+        done = restore_snapshot(server, folder, snapshot=snapshot, name=name, progress=progress)
+    indices = " and ".join(done.indices)
+    say(f"{indices} restored from {done.snapshot}: {num_chunks(done.num_chunks)}")
+    print(f"{server.rstrip('/')}/{done.indices[0]}")
 
 
 @app.command()
@@ -333,27 +408,6 @@ def write_comparison(opened: Backend, found: Comparison, path: Path) -> None:
     save_section(path, "Entities against strings", summary, tables=tables, passages=passages)
 
 
-def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
-    """Write a section for the report of chunk-provenance."""
-    write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
-
-
-def parse_thresholds(texts: list[str]) -> Thresholds:
-    """The default thresholds, changed by SOURCE=SCORE."""
-    changed: dict[str, float | None] = {}
-    for text in texts:
-        source, _, score = text.partition("=")
-        try:
-            changed[source] = None if score == "none" else float(score)
-        except ValueError:
-            source = ""
-        if source not in SOURCES:
-            raise ValueError(
-                f"--min-score {text!r} is not SOURCE=SCORE with a source of {', '.join(SOURCES)}"
-            )
-    return Thresholds(**changed)
-
-
 ANY_MENTION = Thresholds(hyperlink=0)
 """Thresholds that every candidate passes."""
 
@@ -371,21 +425,6 @@ def resolve(index: Backend, text: str) -> str:
     best, *others = (f"{match.entity} ({match.name}, {num_chunks(match.chunks)})" for match in matches)
     say(f"{name!r} is {best}" + "".join(f"; not {other}" for other in others))
     return matches[0].entity
-
-
-def num_chunks(count: int) -> str:
-    """A number of chunks, in words."""
-    return f"{count:,} chunk" if count == 1 else f"{count:,} chunks"
-
-
-def print_json(value: object) -> None:
-    """Print a result for a program to read."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def say(message: str) -> None:
-    """Words go to stderr."""
-    typer.echo(message, err=True)
 
 
 @contextmanager

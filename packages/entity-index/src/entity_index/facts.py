@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from chunk_provenance.facts import KINDS, Evidence, distinct_facts
 from entity_index.backend import Backend
-from entity_index.postings import Ids, contained
+from entity_index.bits import Ids
+from entity_index.postings import contained
 from entity_index.query import Entity, Thresholds
 
 LEFT_OUT = 2.0
@@ -19,8 +20,8 @@ def find_fact_chunks(index: Backend, probes: pa.Table, thresholds: Thresholds) -
     """The chunks that mention the subject, the answer, and both, of every fact.
 
     Returns:
-        `fact_id`, `kind`, `chunk_id`, equal to those of `chunk-provenance facts chunks`: facts in the order of
-        the probes, kinds subject, answer, shared, chunks ascending.
+        `fact_id`, `kind`, `chunk_id`, equal to those of `chunk-provenance facts chunks`: facts in the order
+        of the probes, kinds subject, answer, shared, chunks ascending.
     """
 
     @lru_cache(maxsize=100_000)

@@ -1,16 +1,18 @@
 """Open an index and ask it: which chunks mention this, what a chunk mentions, which entity has this name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from entity_index.bits import Ids
 from entity_index.manifest import read_manifest
-from entity_index.postings import Ids, Postings, Scores, best_per_chunk, best_ranked, contained, open_postings
+from entity_index.names import Names, open_names
+from entity_index.pieces import run_lengths
+from entity_index.postings import Postings, Scores, best_per_chunk, best_ranked, contained, open_postings
 from entity_index.query import (
     DEFAULT_THRESHOLDS,
     SOURCES,
@@ -26,12 +28,16 @@ from entity_index.query import (
     Result,
     Thresholds,
 )
+from entity_index.records import RawMention
 from entity_index.strings import StringColumn, open_strings
 from entity_index.texts import Chunk, Texts
 from entity_index.words import lower_case, phrase_spans
 
 Matches = tuple[Ids, Scores]
 """Chunk ids, ascending, each once, and their scores."""
+
+CHUNKS_AT_ONCE, FEW_CHUNKS = 1 << 14, 1 << 12
+"""Of so many chunks the pairs are in memory together; of few chunks they are looked up one by one."""
 
 
 @dataclass(frozen=True)
@@ -59,10 +65,10 @@ class EntityIndex:
     def __init__(self, path: Path, meta: dict[str, Any]) -> None:
         """Map the folder's files."""
         self.path, self.meta = path, meta
-        self.postings: Postings = open_postings(path)
-        self.entities: StringColumn = open_strings(path, "entities")
-        self._names = open_strings(path, "entity_names")
-        self._name_keys, self._name_texts = open_strings(path, "name_keys"), open_strings(path, "name_texts")
+        layout = {**meta, **meta["layout"]}
+        self.postings: Postings = open_postings(path, layout)
+        self.entities: StringColumn = open_strings(path, "entities", layout["strings"]["entities"])
+        self._names: Names = open_names(path, layout)
 
     @property
     def reference(self) -> str:
@@ -87,11 +93,23 @@ class EntityIndex:
 
     def search(self, query: Query) -> Result:
         """The chunks that fulfil a query: how many, and the best of them with the places in them."""
+        if isinstance(query.where, Entity) and query.limit is not None:
+            return self._best_of(query.where, query.limit)
         chunk_ids, scores = self._matches(query.where)
         best = best_ranked(scores, query.limit)
         positive = [(clause, self._number_of(clause)) for clause in _positive(query.where)]
         hits = (self._hit(int(chunk_ids[i]), float(scores[i]), positive) for i in best)
         return Result(len(chunk_ids), tuple(hits))
+
+    def _best_of(self, clause: Entity, limit: int) -> Result:
+        """As `search`, for one entity: its pairs with the best chunks need not be looked for."""
+        number = self._number(clause.entity)
+        if number is None:
+            return Result(0, ())
+        total, pairs, chunk_ids, scores = self.postings.best_of(number, clause.thresholds, limit)
+        chunks = chunk_ids.tolist()
+        mentions = self._mentions_of_pairs(pairs, chunks, clause)
+        return Result(total, tuple(map(as_hit, chunks, scores.tolist(), mentions)))
 
     def count(self, where: Clause) -> int:
         """How many chunks fulfil a condition."""
@@ -104,8 +122,10 @@ class EntityIndex:
     def _matches(self, where: Clause) -> Matches:
         match where:
             case Entity():
-                rows = self._rows_of(where)
-                return best_per_chunk(self.postings.chunks(rows), self.postings.scores(rows))
+                number = self._number(where.entity)
+                if number is None:
+                    return _unscored(np.empty(0, dtype=np.int64))
+                return self.postings.matches(number, where.thresholds)
             case Phrase():
                 return _unscored(self._texts.chunks_with(where))
             case All():
@@ -131,19 +151,13 @@ class EntityIndex:
         common = self._without(common, [part for part in where.parts if isinstance(part, Not)])
         total = np.zeros(len(common))
         for chunk_ids, scores in parts:
-            total += scores[np.searchsorted(chunk_ids, common)]
+            total += scores[contained(chunk_ids, common)]
         return common, total.astype(np.float32)
 
     def _without(self, chunk_ids: Ids, unwanted: list[Not]) -> Ids:
         for clause in unwanted:
             chunk_ids = chunk_ids[~contained(chunk_ids, self._matches(clause.part)[0])]
         return chunk_ids
-
-    def _rows_of(self, clause: Entity) -> Ids:
-        number = self._number(clause.entity)
-        if number is None:
-            return np.empty(0, dtype=np.int64)
-        return self.postings.of_entity(number, clause.thresholds)
 
     def _hit(self, chunk_id: int, score: float, clauses: list[tuple[Entity | Phrase, int | None]]) -> Hit:
         """One result, with the places that the query's entities and phrases have in it."""
@@ -154,8 +168,9 @@ class EntityIndex:
             if isinstance(clause, Phrase):
                 spans.update(phrase_spans(text, clause.text, case_sensitive=clause.case_sensitive))
             elif number is not None:
-                rows = self.postings.of_entity_in_chunk(number, chunk_id)
-                mentions.update(self._mentions(rows[self.postings.passing(rows, clause.thresholds)]))
+                pair = self.postings.pair_of(number, chunk_id)
+                if pair is not None:
+                    mentions.update(*self._mentions_of_pairs(np.array([pair]), [chunk_id], clause))
         return Hit(chunk_id, score, tuple(sorted(mentions)), tuple(sorted(spans)))
 
     def _number_of(self, clause: Entity | Phrase) -> int | None:
@@ -171,24 +186,34 @@ class EntityIndex:
     def mentions_of(self, chunk_id: int, thresholds: Thresholds | None = None) -> tuple[Mention, ...]:
         """The mentions in a chunk by place; all candidates, or those that pass a threshold."""
         self._check_chunk(chunk_id)
-        rows = self.postings.of_chunk(chunk_id)
-        if thresholds is not None:
-            rows = rows[self.postings.passing(rows, thresholds)]
-        return tuple(sorted(self._mentions(rows)))
+        pairs = self.postings.pairs_in(np.array([chunk_id]))
+        entities = [self.entities[number] for number in self.postings.entities_of(pairs).tolist()]
+        first_row = self.postings.first_row(chunk_id)
+        passes = _test(thresholds)
+        mentions = [
+            as_mention(mention, entity, first_row)
+            for entity, of_pair in zip(entities, self.postings.mentions_of(pairs), strict=True)
+            for mention in of_pair
+            if passes(mention)
+        ]
+        return tuple(sorted(mentions))
 
     def entities_of(self, chunk_id: int, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> list[str]:
         """The entities a chunk mentions, sorted."""
         self._check_chunk(chunk_id)
-        rows = self.postings.of_chunk(chunk_id)
-        rows = rows[self.postings.passing(rows, thresholds)]
-        return [self.entities[int(number)] for number in np.unique(self.postings.entities(rows))]
+        pairs = self.postings.passing_pairs(self.postings.pairs_in(np.array([chunk_id])), thresholds)
+        return [self.entities[number] for number in self.postings.entities_of(pairs).tolist()]
 
-    def _mentions(self, rows: Ids) -> Iterator[Mention]:
-        names = ("char_start", "char_end", "score", *SOURCES, "mention_row")
-        columns = [self.postings.columns[name][rows].tolist() for name in names]
-        entities = [self.entities[int(number)] for number in self.postings.entities(rows)]
-        for entity, (char_start, char_end, *rest) in zip(entities, zip(*columns, strict=True), strict=True):
-            yield Mention(char_start, char_end, entity, *rest)
+    def _mentions_of_pairs(
+        self, pairs: Ids, chunk_ids: list[int], clause: Entity
+    ) -> Iterator[tuple[Mention, ...]]:
+        """The matching mentions of an entity in some chunks, by place."""
+        passes, entity, first_row = _test(clause.thresholds), clause.entity, self.postings.first_row
+        for chunk_id, raw in zip(chunk_ids, self.postings.mentions_of(pairs), strict=True):
+            if len(raw) > 1:
+                raw.sort()
+            row = first_row(chunk_id)
+            yield tuple([as_mention(mention, entity, row) for mention in raw if passes(mention)])
 
     def _check_chunk(self, chunk_id: int) -> None:
         if not 0 <= chunk_id < self.postings.num_chunks:
@@ -199,62 +224,54 @@ class EntityIndex:
     # Entities and names
 
     def chunk_counts(self, thresholds: Thresholds | None = None) -> Ids:
-        """In how many chunks each entity is, (entities,). Other than default thresholds read all postings."""
-        if thresholds is None or thresholds == DEFAULT_THRESHOLDS:
-            return np.array(self._column("footprints"))
-        return self.postings.count_chunks(thresholds)
+        """In how many chunks each entity is, (entities,). Other than default thresholds read all mentions."""
+        return self.postings.count_chunks(thresholds or DEFAULT_THRESHOLDS)
 
     def name_of(self, entity: str) -> str | None:
         """What an entity is called most often; None where no mention says, or there is no such entity."""
         number = self._number(entity)
-        return None if number is None else self._names[number] or None
+        return None if number is None else self._names.usual(number)
 
     def names_of(self, entity: str) -> list[NameMatch]:
         """The strings that name an entity, the one in most chunks first. Pronouns are none."""
         number = self._number(entity)
-        if number is None:
-            return []
-        start, end = self._column("names_of_offsets")[number : number + 2]
-        return [self._name_match(int(row)) for row in self._column("names_of")[start:end]]
+        return [] if number is None else [self._name_match(row) for row in self._names.of_entity(number)]
 
     def names(self, text: str, *, prefix: bool = False, limit: int | None = 10) -> list[NameMatch]:
         """The entities that a name may mean, case ignored; the one it names in most chunks first."""
-        key = lower_case(text)
-        start, end = self._name_keys.prefix_range(key) if prefix else self._name_keys.range_of(key)
-        entities, chunks = (
-            np.array(self._column(name)[start:end]) for name in ("name_entity", "name_chunks")
-        )
-        order = np.lexsort((np.arange(len(chunks)), -chunks, entities))
-        firsts = order[np.unique(entities[order], return_index=True)[1]]  # the best spelling of each entity
-        best = firsts[np.lexsort((entities[firsts], -chunks[firsts]))][:limit]
-        return [self._name_match(int(start + row)) for row in best]
+        return [
+            self._name_match(row) for row in self._names.find(lower_case(text), prefix=prefix, limit=limit)
+        ]
 
     def co_occurring(
         self, entity: str, thresholds: Thresholds = DEFAULT_THRESHOLDS, *, limit: int | None = 10
     ) -> list[EntityCount]:
         """The entities in the same chunks as this one, by the number of chunks they share, then by entity."""
-        rows = self.postings.of_chunks(self.chunk_ids(Entity(entity, thresholds)))
-        rows = rows[self.postings.passing(rows, thresholds)]
-        pairs = np.stack([self.postings.entities(rows), self.postings.chunks(rows)], axis=1)
-        numbers, counts = np.unique(np.unique(pairs, axis=0)[:, 0], return_counts=True)
-        others = np.flatnonzero(numbers != self._number(entity))
-        best = others[np.lexsort((numbers[others], -counts[others]))][:limit]
-        return [self._entity_count(int(numbers[i]), int(counts[i])) for i in best]
+        number = self._number(entity)
+        if number is None:
+            return []
+        chunk_ids = self.postings.matches(number, thresholds)[0]
+        parts = np.split(chunk_ids, range(CHUNKS_AT_ONCE, len(chunk_ids), CHUNKS_AT_ONCE))
+        pairs = (self.postings.passing_pairs(self.postings.pairs_in(part), thresholds) for part in parts)
+        if len(chunk_ids) < FEW_CHUNKS:
+            numbers, found = run_lengths(np.sort(self.postings.entities_of(np.concatenate(list(pairs)))))
+        else:
+            numbers, found = np.arange(self.postings.num_entities), self.postings.count_of(pairs)
+        found[numbers == number] = 0
+        best = best_ranked(found, limit)
+        return [self._entity_count(int(numbers[i]), int(found[i])) for i in best.tolist() if found[i]]
 
     def _number(self, entity: str) -> int | None:
-        start, end = self.entities.range_of(entity)
-        return start if end > start else None
+        return self.entities.find(entity)
 
     def _entity_count(self, number: int, chunks: int) -> EntityCount:
-        return EntityCount(self.entities[number], self._names[number] or None, chunks)
+        return EntityCount(self.entities[number], self._names.usual(number), chunks)
 
     def _name_match(self, row: int) -> NameMatch:
-        number, chunks = int(self._column("name_entity")[row]), int(self._column("name_chunks")[row])
-        return NameMatch(self.entities[number], self._names[number] or None, chunks, self._name_texts[row])
-
-    def _column(self, name: str) -> npt.NDArray[np.int64]:
-        column: npt.NDArray[np.int64] = np.load(self.path / f"{name}.npy", mmap_mode="r")
-        return column
+        number = self._names.entity(row)
+        return NameMatch(
+            self.entities[number], self._names.usual(number), self._names.chunks(row), self._names.texts[row]
+        )
 
 
 def open_index(path: str | Path) -> EntityIndex:
@@ -274,6 +291,46 @@ def _positive(where: Clause) -> Iterator[Entity | Phrase]:
     elif isinstance(where, All | AnyOf):
         for part in where.parts:
             yield from _positive(part)
+
+
+# Frozen records are made past their constructors, which take three times as long.
+_new, _set = object.__new__, object.__setattr__
+
+
+def as_mention(raw: RawMention, entity: str, first_row: int) -> Mention:
+    """A mention from what the postings hold of it."""
+    start, end, score, hyperlink, entity_linking, coref, coref_cluster, place = raw
+    mention = _new(Mention)
+    content = {
+        "char_start": start,
+        "char_end": end,
+        "entity": entity,
+        "score": score,
+        "hyperlink": hyperlink,
+        "entity_linking": entity_linking,
+        "coref": coref,
+        "coref_cluster": coref_cluster,
+        "row": first_row + place,
+    }
+    _set(mention, "__dict__", content)
+    return mention
+
+
+def as_hit(chunk_id: int, score: float, mentions: tuple[Mention, ...]) -> Hit:
+    """A hit of an entity."""
+    hit = _new(Hit)
+    _set(hit, "__dict__", {"chunk_id": chunk_id, "score": score, "mentions": mentions, "phrases": ()})
+    return hit
+
+
+@lru_cache(maxsize=256)
+def _test(thresholds: Thresholds | None) -> Callable[[RawMention], bool]:
+    """Whether a mention passes at least one threshold, compared in float32, as scores are stored."""
+    if thresholds is None:
+        return lambda mention: True
+    active = thresholds.active()
+    h, e, c, k = (float(np.float32(active.get(source, np.inf))) for source in SOURCES)
+    return lambda mention: mention[3] >= h or mention[4] >= e or mention[5] >= c or mention[6] >= k
 
 
 def _unscored(chunk_ids: Ids) -> Matches:

@@ -7,7 +7,9 @@ from typing import Any
 
 from chunk_provenance import FormatError
 
-FORMAT, VERSION = "entity-index", 1
+FORMAT, VERSION = "entity-index", 2
+KINDS = (".npy", ".bits", ".strings")
+"""Endings of the files whose bytes the same store always gives."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -25,7 +27,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if meta.get("version") != VERSION:
         raise FormatError(
             f"{str(folder)!r} has {FORMAT} version {meta.get('version')}, this release reads {VERSION}: "
-            "upgrade entity-index, or build the index again"
+            "build the index again, or use the release that made it"
         )
     if missing := [name for name in [*meta["files"], "text"] if not (folder / name).exists()]:
         raise FormatError(f"{str(folder)!r} is damaged, it lacks {', '.join(missing)}: build the index again")
@@ -34,7 +36,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, description: dict[str, Any]) -> None:
     """Write `meta.json` with the hashes of the columns, not of `text`: tantivy names its files at random."""
-    files = {file.name: _sha256(file) for file in sorted(folder.glob("*.npy"))}
+    columns = sorted(file for file in folder.iterdir() if file.suffix in KINDS)
+    files = {file.name: _sha256(file) for file in columns}
     meta = {**description, "format": FORMAT, "version": VERSION, "files": files}
     content = json.dumps(meta, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     (folder / "meta.json").write_text(content, encoding="utf-8")

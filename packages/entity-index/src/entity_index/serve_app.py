@@ -8,7 +8,7 @@ its own name point here.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from entity_index.index import EntityIndex as Backend
+from entity_index.backend import Backend
 from entity_index.serve_steps import Training
 from entity_index.serve_views import (
     LABELS,
@@ -128,15 +128,17 @@ class Pages:
             lstrip_blocks=True,
         )
         self.templates.globals.update(title=title, labels=LABELS, sliders_of=sliders_of)
-        self.neighbours = lru_cache(maxsize=1000)(self._neighbours)
+        self.sizes = {"num_chunks": backend.num_chunks, "num_entities": len(backend.entities)}
+        self.subject = lru_cache(maxsize=1000)(partial(find_subject, backend))
+        self.neighbours = lru_cache(maxsize=1000)(partial(backend.co_occurring, limit=NEIGHBOURS))
 
     def search(self, request: Request) -> Response:
         """The chunks of an entity, or of two; without a question, how to ask."""
         question = read_question(request.query_params)
         if not question.q:
-            return self._page("start.html", question=question)
-        subject = find_subject(self.backend, question.q)
-        also = find_subject(self.backend, question.also) if question.also else None
+            return self._page("start.html", question=question, **self.sizes)
+        subject = self.subject(question.q)
+        also = self.subject(question.also) if question.also else None
         if subject is None or (question.also and also is None):
             unknown = question.also if subject else question.q
             similar = self.backend.names(unknown[: max(3, len(unknown) // 2)], prefix=True, limit=SUGGESTIONS)
@@ -197,9 +199,6 @@ class Pages:
         else:
             status, words = (503 if isinstance(error, OSError) else 400), str(error).partition("\n")[0]
         return self._page("error.html", status, question=Question(), words=words)
-
-    def _neighbours(self, entity: str, thresholds: Any) -> list[Any]:
-        return self.backend.co_occurring(entity, thresholds, limit=NEIGHBOURS)
 
     def _page(self, template: str, status: int = 200, **values: Any) -> Response:
         return HTMLResponse(self.templates.get_template(template).render(values), status)

@@ -1,16 +1,21 @@
 """The command `serve`: pages to look at an index, on this machine."""
 
-import ipaddress
+import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from entity_index.hosts import is_loopback
+
 MISSING = "the pages need more packages ({}): pip install 'entity-index[serve]'"
 
 
 def serve(
-    index: Annotated[Path, typer.Argument(help="Entity index, made by 'entity-index build'.")],
+    index: Annotated[
+        str,
+        typer.Argument(help="Entity index: a folder, or an index on an Elasticsearch server by its address."),
+    ],
     order: Annotated[
         Path | None, typer.Option(help="Data order, own or published: chunks then say their steps.")
     ] = None,
@@ -41,35 +46,42 @@ def serve(
         from entity_index.serve_app import LOOPBACK, make_app
     except ModuleNotFoundError as error:
         raise ValueError(MISSING.format(error)) from error
-    from entity_index.index import open_index
+    from entity_index.backend import open_backend
     from entity_index.serve_steps import open_training
 
     if store is not None and order is None:
         raise ValueError("--store needs --order: without an order there are no steps to show")
-    opened = open_index(index)
-    training = None if order is None else open_training(order, store, opened.meta["store_sha256"])
+    opened = open_backend(index)
+    training = None if order is None else open_training(order, store, opened.store_sha256)
     hosts = [*(LOOPBACK if is_loopback(host) else [host]), *name]
-    app = make_app(opened, title=index.name, training=training, hosts=hosts)
+    app = make_app(opened, title=Path(index).name, training=training, hosts=hosts)
     if not is_loopback(host):
         typer.echo(f"anyone who reaches {host} can read this index", err=True)
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", lifespan="off", server_header=False
-    )
-    listening = config.bind_socket()
-    listening.listen()
+    listening = listen(host, port)
     shown, shown_port = listening.getsockname()[:2]
     shown = f"[{shown}]" if ":" in shown else shown
     typer.echo(f"http://{shown}:{shown_port}/  (Ctrl+C stops it)", err=True)
+    config = uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False)
     uvicorn.Server(config).run(sockets=[listening])
 
 
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that takes connections at once.
 
-    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
-    (True, True, True, False)
+    It is made for TCP by name, since asyncio leaves answers of others to wait for each other's
+    acknowledgement, 40 ms a page.
+
+    Raises:
+        ValueError: the address is unknown, not of this machine, or taken.
     """
     try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )[0]
+        listening = socket.socket(family, kind, protocol)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise ValueError(f"cannot listen on {host} port {port}: {error.strerror}") from error
+    listening.listen()
+    return listening

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from chunk_provenance import ChunkStore, DataOrder, check_store, open_order, open_store
 from chunk_provenance.order_questions import held_out_of
-from entity_index.index import EntityIndex as Backend
+from entity_index.backend import Backend
 from entity_index.texts import Chunk
 
 PAGE = 50

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from urllib.parse import urlencode
 
-from entity_index.index import EntityIndex as Backend
+from entity_index.backend import Backend
 from entity_index.index import NameMatch
 from entity_index.marking import Piece, excerpt_parts, mark_pieces
 from entity_index.query import (
@@ -22,6 +22,8 @@ from entity_index.query import (
 PAGE = 10
 """Chunks on one page."""
 LAST_PAGE = 50
+ANY_MENTION = Thresholds(hyperlink=0.0)
+"""Thresholds that every candidate passes."""
 OFF = 1.05
 """Where a slider leaves its source out: one step above 1."""
 
@@ -149,7 +151,7 @@ def find_subject(backend: Backend, text: str) -> Subject | None:
         best, *others = matches
         names = backend.names_of(best.entity)
         return Subject(best.entity, best.name or best.entity, tuple(names[:12]), tuple(others))
-    if backend.count(Entity(text, Thresholds(hyperlink=0.0))):
+    if backend.count(Entity(text, ANY_MENTION)):
         return Subject(text, text, ())
     return None
 

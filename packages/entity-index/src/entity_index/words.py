@@ -1,10 +1,10 @@
 """Cut text into words, for searching phrases, as Lucene's standard tokenizer does.
 
 That is Unicode's word segmentation (UAX #29) with what Lucene adds: letters and digits make words, with the
-underscores beside them; an apostrophe, a full stop or a colon between two letters ("Ada's", "e.g") and a comma
-or full stop between two digits ("1,024.5") stay inside; marks belong to what they stand on; an ideograph, a
-hiragana and an emoji (with all its parts) is a word by itself; Thai, Lao, Khmer and Burmese are cut at spaces
-only. Everything else separates. About 25 MB/s of ASCII, 3 MB/s of other text.
+underscores beside them; an apostrophe, a full stop or a colon between two letters ("Ada's", "e.g") and a
+comma or full stop between two digits ("1,024.5") stay inside; marks belong to what they stand on; an
+ideograph, a hiragana and an emoji (with all its parts) is a word by itself; Thai, Lao, Khmer and Burmese are
+cut at spaces only. Everything else separates. About 25 MB/s of ASCII, 3 MB/s of other text.
 """
 
 import re
@@ -128,7 +128,8 @@ def _window(text: str, start: int) -> int:
 
 def _classes(text: str) -> str:
     codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-    return _class_table()[codes].tobytes().decode("ascii")
+    letters: npt.NDArray[np.uint8] = _class_table()[codes]
+    return letters.tobytes().decode("ascii")
 
 
 @cache

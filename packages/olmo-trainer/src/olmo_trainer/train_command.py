@@ -85,9 +85,12 @@ def _data_settings(corpus: Path | None, order: Path | None) -> list[str]:
 
 def _prepare(config: Path, run: Path, settings: list[str], *, say_on_stderr: bool) -> "TrainConfig":
     """The resolved configuration; says what the run takes, refuses a new one that the disk cannot hold."""
+    from transformers.utils.logging import disable_progress_bar
+
     from olmo_trainer.config import TrainConfig, load_config
     from olmo_trainer.plan import check_disk, describe, make_plan
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every file opened or written
     resolved = load_config(TrainConfig, config, settings)
     plan = make_plan(resolved, run)
     typer.echo(describe(plan), err=say_on_stderr)
@@ -98,12 +101,9 @@ def _prepare(config: Path, run: Path, settings: list[str], *, say_on_stderr: boo
 
 def _run(config: "TrainConfig", run: Path, *, stop_at: int | None, resume: Resume) -> "Outcome":
     """Train with progress shown and signals heeded."""
-    from transformers.utils.logging import disable_progress_bar
-
     from olmo_trainer.train import DivergedError
     from olmo_trainer.train import train as run_training
 
-    disable_progress_bar()  # type: ignore[no-untyped-call]  # one for every export
     stop = _StopSignal()
     with _Reporter() as report:
         try:

@@ -57,16 +57,25 @@ def read_injectable_facts(paths: Sequence[str | Path]) -> list[InjectableFact]:
     return facts
 
 
-def fact_probes(facts: Sequence[InjectableFact]) -> pa.Table:
+def fact_probes(facts: Sequence[InjectableFact], *, num_distractors: int = 0) -> pa.Table:
     """The ordinary probes of facts: one row a probe, `relation` is its depth.
 
     Subject and answer are the fact's first two entities; a fact with fewer has its own id for both, so that
-    only its own items count as exposures.
+    only its own items count as exposures. Distractors are targets of the facts that follow (after the last
+    comes the first), of probes of the same depth and number; without any, the answer always ranks first.
+
+    Raises:
+        ValueError: a probe has fewer other targets than distractors are asked for.
     """
-    return pa.Table.from_pylist([row for fact in facts for row in _probe_rows(fact)], schema=PROBES)
+    rows = [row for number in range(len(facts)) for row in _probe_rows(facts, number, num_distractors)]
+    return pa.Table.from_pylist(rows, schema=PROBES)
 
 
-def _probe_rows(fact: InjectableFact) -> Iterator[dict[str, Any]]:
+def _probe_rows(
+    facts: Sequence[InjectableFact], number_of_fact: int, num_distractors: int
+) -> Iterator[dict[str, Any]]:
+    fact = facts[number_of_fact]
+    others = [*facts[number_of_fact + 1 :], *facts[:number_of_fact]]
     subject, answer = fact.entities[:2] if len(fact.entities) > 1 else (fact.fact_id, fact.fact_id)
     for depth, probes in fact.probes.items():
         for number, (prompt, target) in enumerate(probes):
@@ -80,8 +89,27 @@ def _probe_rows(fact: InjectableFact) -> Iterator[dict[str, Any]]:
                 "answer_name": target,
                 "prompt": prompt,
                 "answers": [target],
-                "distractors": [],
+                "distractors": _distractors(others, depth, number, target, num_distractors),
             }
+
+
+def _distractors(
+    others: Sequence[InjectableFact], depth: str, number: int, target: str, wanted: int
+) -> list[str]:
+    """The first targets of other facts that differ from the probe's own and from each other."""
+    found: dict[str, str] = {}
+    for fact in others:
+        probes = fact.probes.get(depth, ())
+        if len(found) == wanted:
+            break
+        if probes and (other := probes[number % len(probes)][1]).casefold() != target.casefold():
+            found.setdefault(other.casefold(), other)
+    if len(found) < wanted:
+        raise ValueError(
+            f"--distractors {wanted}: the facts have only {len(found)} other targets of {depth} probes for "
+            f"{target!r}"
+        )
+    return list(found.values())
 
 
 def _read_list(path: Path) -> list[Any]:

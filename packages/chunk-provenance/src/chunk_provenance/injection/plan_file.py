@@ -53,6 +53,10 @@ def make_injection_plan(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """A plan of rows: `update`, `row`, `placement`, `item_id`, `tokens` and, if wanted, `text`, `entities`.
 
     It is sorted by update and row; items of one row keep their order. Hashes are added.
+
+    >>> row = {"update": 7, "row": 0, "placement": "replace", "item_id": "moon/0", "tokens": [5, 1]}
+    >>> make_injection_plan([row]).select(["update", "item_id", "text"]).to_pylist()
+    [{'update': 7, 'item_id': 'moon/0', 'text': ''}]
     """
     filled = [
         {"text": "", "entities": [], **row, "sha256": hash_tokens(row["tokens"])}
@@ -113,7 +117,7 @@ def _fill(plan: pa.Table) -> pa.Table:
     columns["entities"] = pa.array(
         [row or [] for row in plan["entities"].to_pylist()], PLAN.field("entities").type
     )
-    hashes = [hash_tokens(row) for row in plan["tokens"].to_pylist()]
+    hashes = [None if None in row else hash_tokens(row) for row in plan["tokens"].to_pylist()]
     columns["sha256"] = pc.coalesce(columns["sha256"], pa.array(hashes, pa.string()))
     return pa.table(columns, schema=PLAN)
 
@@ -138,6 +142,8 @@ def find_problems(plan: pa.Table) -> list[str]:
             problems.append(f"{where}: its item_id is empty")
         if not row["tokens"]:
             problems.append(f"{where}: it has no tokens")
+        elif None in row["tokens"] or None in row["entities"]:
+            problems.append(f"{where}: a token or an entity is null")
         elif row["sha256"] != hash_tokens(row["tokens"]):
             problems.append(f"{where}: its sha256 is not that of its tokens, the file was changed or damaged")
     return problems

@@ -15,7 +15,8 @@ from elasticsearch import Elasticsearch
 from entity_index.elastic import index_names
 from entity_index.elastic.connection import connect
 from entity_index.elastic.index_requests import HITS_A_PAGE, IDS_A_PAGE, Target, one_sentence
-from entity_index.elastic.mapping_check import CASED, check_index
+from entity_index.elastic.mapping import CASED
+from entity_index.elastic.mapping_check import check_index, check_name
 from entity_index.elastic.queries import (
     CANDIDATE,
     EVERYTHING,
@@ -191,13 +192,7 @@ class ElasticIndex:
     ) -> list[EntityCount]:
         """The entities in the same chunks as this one, by the number of chunks they share, then by entity."""
         where = matching(Entity(entity, thresholds), phrase_in_text)
-        around: list[Json] = [{"nested": {"path": CANDIDATE}}, {"filter": passing(thresholds)}]
-        within: Json = {"chunks": {"reverse_nested": {}}}
-        buckets = self._lower.buckets(where, {"entity": f"{CANDIDATE}.qid"}, around, within)
-        counts = [(-bucket["chunks"]["doc_count"], bucket["key"]["entity"]) for bucket in buckets]
-        best = sorted(pair for pair in counts if pair[1] != entity)[:limit]
-        named = index_names.main_names(self._lower, [other for _, other in best])
-        return [EntityCount(other, named.get(other), -count) for count, other in best]
+        return index_names.co_occurring(self._lower, where, entity, thresholds, limit=limit)
 
 
 def open_elastic(reference: str) -> ElasticIndex:
@@ -223,15 +218,6 @@ def split_reference(reference: str) -> tuple[str, str]:
         raise ValueError(f"{reference!r} is not SERVER/INDEX, such as http://localhost:9200/enwiki")
     check_name(found[2])
     return found[1], found[2]
-
-
-def check_name(name: str) -> None:
-    """Refuse what is no name of one index: patterns, lists and what Elasticsearch itself forbids."""
-    if not re.fullmatch(r"[^\\/*?\"<>| ,#:A-Z_+.-][^\\/*?\"<>| ,#:A-Z%\x00-\x20]*", name) or len(name) > 200:
-        raise ValueError(
-            f"{name!r} is no name of an index: it is in lower case, begins with a letter or digit, and has "
-            'none of \\ / * ? " < > | , # : % or space'
-        )
 
 
 def _needed(wanted: list[Entity | Phrase]) -> list[str]:

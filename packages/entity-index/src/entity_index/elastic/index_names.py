@@ -22,7 +22,7 @@ from entity_index.elastic.queries import (
     in_mentions,
     passing,
 )
-from entity_index.index import NameMatch
+from entity_index.index import EntityCount, NameMatch
 from entity_index.query import DEFAULT_THRESHOLDS, Thresholds
 from entity_index.words import lower_case
 
@@ -44,9 +44,10 @@ def main_names(target: Target, entities: Iterable[str]) -> dict[str, str]:
         around: list[Json] = [{"nested": {"path": CANDIDATE}}, {"filter": some}]
         fields = {"entity": QID, "name": NAME}
         for bucket in target.buckets(in_chunks(in_mentions(some)), fields, around, {}):
-            counted = -bucket["doc_count"], bucket["key"]["name"]
-            found[bucket["key"]["entity"]] = min(found.get(bucket["key"]["entity"], counted), counted)
-    return {entity: name for entity, (_, name) in found.items() if name}
+            entity, counted = bucket["key"]["entity"], (-bucket["doc_count"], bucket["key"]["name"])
+            if counted[1]:  # LMEnt writes an empty name where there is none
+                found[entity] = min(found.get(entity, counted), counted)
+    return {entity: name for entity, (_, name) in found.items()}
 
 
 def names_of(target: Target, entity: str) -> list[NameMatch]:
@@ -81,6 +82,24 @@ def names(target: Target, text: str, *, prefix: bool, limit: int | None) -> list
     order = sorted(best, key=lambda entity: (best[entity][0], entity))[:limit]
     main = main_names(target, order)
     return [NameMatch(entity, main.get(entity), -best[entity][0], best[entity][2]) for entity in order]
+
+
+def co_occurring(
+    target: Target, where: Json, entity: str, thresholds: Thresholds, *, limit: int | None
+) -> list[EntityCount]:
+    """The other entities in these chunks, by chunks, then by entity."""
+    around: list[Json] = [{"nested": {"path": CANDIDATE}}, {"filter": passing(thresholds)}]
+    if limit is None or target.num_shards() > 1:  # several shards each have other best ones
+        buckets = target.buckets(where, {"entity": QID}, around, _CHUNKS)
+        counts = [(-bucket["chunks"]["doc_count"], bucket["key"]["entity"]) for bucket in buckets]
+    else:
+        order = [{"chunks": "desc"}, {"_key": "asc"}]
+        counted: Json = {"terms": {"field": QID, "size": limit + 1, "order": order}, "aggs": _CHUNKS}
+        found = target.aggregated(where, around, counted)["buckets"]
+        counts = [(-bucket["chunks"]["doc_count"], bucket["key"]) for bucket in found]
+    best = sorted(pair for pair in counts if pair[1] != entity)[:limit]
+    named = main_names(target, [other for _, other in best])
+    return [EntityCount(other, named.get(other), -count) for count, other in best]
 
 
 def _by_name(target: Target, candidates: Json) -> Footprints:

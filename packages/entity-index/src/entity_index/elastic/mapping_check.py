@@ -1,14 +1,13 @@
 """Whether an index on a server is one of ours: LMEnt's mapping, under any name."""
 
+import re
 from typing import Any
 
 from elasticsearch import Elasticsearch, NotFoundError
 
 from entity_index.elastic.index_requests import one_sentence
+from entity_index.elastic.mapping import CASED
 from entity_index.elastic.queries import CANDIDATE, MENTION, SOURCE_FIELDS
-
-CASED = "_case_sensitive"
-"""What the name of the twin for case-sensitive strings ends with."""
 
 FIELDS = {
     "chunk_id": "integer",
@@ -22,6 +21,15 @@ FIELDS = {
     **{f"{CANDIDATE}.scores_by_source.{field}": "float" for field in SOURCE_FIELDS.values()},
 }
 """What queries need of the mapping. More may be there."""
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no name of one index: patterns, lists and what Elasticsearch itself forbids."""
+    if not re.fullmatch(r"[^\\/*?\"<>| ,#:A-Z_+.-][^\\/*?\"<>| ,#:A-Z%\x00-\x20]*", name) or len(name) > 200:
+        raise ValueError(
+            f"{name!r} is no name of an index: it is in lower case, begins with a letter or digit, and has "
+            'none of \\ / * ? " < > | , # : % or space'
+        )
 
 
 def check_index(client: Elasticsearch, name: str, *, case_sensitive: bool) -> None:

@@ -76,9 +76,11 @@ async function suggest() {
 field.addEventListener("input", later(80, suggest));
 field.addEventListener("blur", closeList);
 field.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") closeList();
   if (list.hidden) return;
-  if (event.key === "ArrowDown" || event.key === "ArrowUp") {
+  if (event.key === "Escape") {
+    event.preventDefault(); // it would empty the field
+    closeList();
+  } else if (event.key === "ArrowDown" || event.key === "ArrowUp") {
     event.preventDefault();
     move(event.key === "ArrowDown" ? 1 : -1);
   } else if (event.key === "Enter" && chosen >= 0) {

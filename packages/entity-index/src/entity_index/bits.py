@@ -1,0 +1,167 @@
+"""Numbers of a few bits each, end to end in a memory-mapped file, read one at a time or as arrays.
+
+A file `NAME.bits` holds number i of w bits at the bits i * w to (i + 1) * w, the lowest bit first, then
+zeros: to a whole byte, and sixteen bytes more, so that eight or sixteen can be read anywhere. About 20 ns a
+number to write, 6 ns to read.
+"""
+
+import mmap
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+Words = npt.NDArray[np.uint64]
+Ids = npt.NDArray[np.int64]
+
+WIDEST = 57
+"""With up to 7 bits of the number before it, eight bytes hold no wider one."""
+PADDING = 16
+MARKS = 128
+"""A `Bitmap` counts its ones before every so many bits."""
+
+
+class Packed:
+    """The numbers of a file; all are 0 where the width is 0."""
+
+    def __init__(self, path: Path, width: int) -> None:
+        """Map a file that `PackedWriter` wrote."""
+        self.width = width
+        self._raw = map_bytes(path)
+        self._mask = (1 << width) - 1
+        self._words = unaligned_words(self._raw)
+
+    def __getitem__(self, position: int) -> int:
+        """One number."""
+        bit = position * self.width
+        return int.from_bytes(self._raw[bit >> 3 : (bit >> 3) + 8], "little") >> (bit & 7) & self._mask
+
+    def at(self, positions: Ids) -> Words:
+        """The numbers at these positions."""
+        return read_bits(self._words, positions * self.width, self.width)
+
+    def part(self, start: int, end: int) -> Words:
+        """The numbers from a position to another."""
+        return self.at(np.arange(start, end))
+
+
+def unaligned_words(raw: mmap.mmap | bytes) -> Words:
+    """The eight bytes that begin at every byte, as numbers; nothing is copied."""
+    words: Words = np.ndarray((len(raw) - 7,), dtype="<u8", buffer=raw, strides=(1,))
+    return words
+
+
+def read_bits(words: Words, bits: Ids, width: int) -> Words:
+    """The numbers of `width` bits that begin at these bits."""
+    found: Words = words[bits >> 3]
+    found >>= (bits & 7).view(np.uint64)
+    found &= np.uint64((1 << width) - 1)
+    return found
+
+
+def pack(numbers: Words, width: int) -> bytes:
+    """Numbers end to end, the last byte filled with zeros.
+
+    >>> pack(np.array([1, 2, 3], dtype=np.uint64), 4).hex()
+    '2103'
+    """
+    assert width <= WIDEST, width
+    size = (len(numbers) * width + 7) // 8
+    eights = np.zeros((-(-len(numbers) // 8), 8), dtype=np.uint64)
+    eights.reshape(-1)[: len(numbers)] = numbers
+    packed = np.zeros((len(eights), width), dtype=np.uint8)  # eight numbers fill so many bytes
+    for place in range(8):
+        first, shift = divmod(place * width, 8)
+        shifted = eights[:, place] << np.uint64(shift)
+        for byte in range((width + shift + 7) // 8):
+            packed[:, first + byte] |= (shifted >> np.uint64(8 * byte)).astype(np.uint8)
+    return packed.tobytes()[:size]
+
+
+class PackedWriter:
+    """Writes a file of packed numbers, some at a time."""
+
+    def __init__(self, path: Path, width: int) -> None:
+        """Create the file."""
+        self.width = width
+        self._file: BinaryIO = path.open("wb")
+        self._rest = np.empty(0, dtype=np.uint64)  # fewer than eight: they may end inside a byte
+
+    def append(self, numbers: npt.NDArray[Any]) -> None:
+        """Write more numbers."""
+        if not self.width:
+            return
+        waiting = np.concatenate([self._rest, numbers.astype(np.uint64)])
+        whole = len(waiting) - len(waiting) % 8
+        self._file.write(pack(waiting[:whole], self.width))
+        self._rest = waiting[whole:]
+
+    def __enter__(self) -> "PackedWriter":
+        """Nothing to do."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Write what is left, and close the file."""
+        self._file.write(pack(self._rest, self.width) + bytes(PADDING))
+        self._file.close()
+
+
+def write_packed(path: Path, numbers: npt.NDArray[np.integer]) -> int:
+    """Write numbers in as few bits as the largest needs; returns how many that are."""
+    width = width_of(int(numbers.max(initial=0)))
+    with PackedWriter(path, width) as writer:
+        writer.append(numbers)
+    return width
+
+
+def width_of(largest: int) -> int:
+    """Bits of the numbers from 0 to this one.
+
+    >>> width_of(0), width_of(1), width_of(255), width_of(256)
+    (0, 1, 8, 9)
+    """
+    return int(largest).bit_length()
+
+
+class Bitmap:
+    """Bits of which the k-th one is found, from their counts before every 128th bit."""
+
+    def __init__(self, path: Path, counts: npt.NDArray[np.integer]) -> None:
+        """Map a file of numbers of one bit; `counts` says how many are set before each `MARKS` bits."""
+        self._raw, self._counts = map_bytes(path), counts
+        whole = len(self._raw) // (MARKS // 8)
+        content = np.frombuffer(self._raw, dtype=np.uint8)
+        self._blocks = content[: whole * (MARKS // 8)].reshape(whole, MARKS // 8)
+
+    def place_of(self, ranks: Ids) -> Ids:
+        """Where the ones of these ranks (from 0) are."""
+        block = np.searchsorted(self._counts, ranks.astype(self._counts.dtype), side="right") - 1
+        wanted = ranks - self._counts[block].astype(np.int64) + 1
+        ones = np.unpackbits(self._blocks[block], axis=1, bitorder="little").cumsum(axis=1, dtype=np.uint8)
+        places: Ids = block * MARKS + (ones == wanted[:, None]).argmax(axis=1)
+        return places
+
+    def run_length(self, start: int) -> int:
+        """How far it is from a one to the next one."""
+        byte, shift = (start + 1) >> 3, (start + 1) & 7
+        beyond = 0
+        while True:
+            window = int.from_bytes(self._raw[byte : byte + 16], "little") >> shift
+            if window:
+                return beyond + (window & -window).bit_length()
+            byte, beyond, shift = byte + 16, beyond + 128 - shift, 0
+
+    def flags(self, start: int, end: int) -> npt.NDArray[np.uint8]:
+        """The bits from a position to another, a byte each."""
+        content = np.frombuffer(self._raw, dtype=np.uint8)[start >> 3 : (end + 7) >> 3]
+        return np.unpackbits(content, bitorder="little")[start & 7 : (start & 7) + end - start]
+
+
+def map_bytes(path: Path) -> mmap.mmap:
+    """A file as bytes that are read when they are looked at."""
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

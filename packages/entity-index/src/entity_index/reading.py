@@ -1,0 +1,89 @@
+"""The mentions of a chunk store, or of a mixture of stores, as a stream of tables of whole chunks."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from chunk_provenance import ChunkStore, FormatError, MixtureStore
+from entity_index.pieces import NEEDED, STRINGS
+
+
+class Part(NamedTuple):
+    """A chunk store that is, or is part of, what an index is made from."""
+
+    path: Path
+    first_chunk: int
+    """The id of its chunk 0."""
+    prefix: str
+    """Of its documents' ids."""
+
+
+def parts_of(store: ChunkStore) -> list[Part]:
+    """The stores of a mixture, or the one store."""
+    if isinstance(store, MixtureStore):
+        return [Part(part.store.path, part.first_chunk, f"{part.name}:") for part in store.parts]
+    return [Part(store.path, 0, "")]
+
+
+def count_mentions(parts: Sequence[Part]) -> int:
+    """How many mentions there are, by the ends of their files."""
+    return sum(_open(part.path).metadata.num_rows for part in parts)
+
+
+def stream_mentions(parts: Sequence[Part], *, piece_rows: int, first_row: int = 0) -> Iterator[pa.Table]:
+    """The mentions in order, in tables that end with a chunk and have `piece_rows` rows, or a few more.
+
+    The last one has fewer. With `first_row`, the mentions before it are left out.
+    """
+    waiting: list[pa.Table] = []
+    rows = 0
+    for batch in _batches(parts, first_row, piece_rows):
+        waiting.append(batch)
+        rows += len(batch)
+        if rows <= piece_rows:
+            continue
+        table = pa.concat_tables(waiting)
+        while (end := _end_of_chunk(table["chunk_id"], piece_rows)) is not None:
+            yield table.slice(0, end)
+            table = table.slice(end)
+        waiting, rows = [table], len(table)
+    if rows:
+        yield pa.concat_tables(waiting)
+
+
+def _end_of_chunk(chunk_id: pa.ChunkedArray, least: int) -> int | None:
+    """The first row from `least` on with which a chunk begins."""
+    chunks = chunk_id.slice(least - 1).to_numpy() if len(chunk_id) > least else np.empty(0)
+    begins = np.flatnonzero(chunks[1:] != chunks[:-1])
+    return least + int(begins[0]) if len(begins) else None
+
+
+def _batches(parts: Sequence[Part], first_row: int, rows: int) -> Iterator[pa.Table]:
+    for path, first_chunk, _ in parts:
+        file = _open(path)
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
+        groups = list(range(len(sizes)))
+        while groups and first_row >= sizes[groups[0]]:
+            first_row -= sizes[groups.pop(0)]
+        if not groups:
+            continue
+        for batch in file.iter_batches(rows, row_groups=groups, columns=list(NEEDED)):
+            table = pa.table(batch).slice(first_row)
+            first_row = max(0, first_row - len(batch))
+            if len(table):
+                chunk_id = pc.add(table["chunk_id"], first_chunk)
+                yield table.set_column(table.schema.get_field_index("chunk_id"), "chunk_id", chunk_id)
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    """The file of a store's mentions, its strings as numbers with a dictionary."""
+    file = path / "mentions.parquet"
+    opened = pq.ParquetFile(file, read_dictionary=list(STRINGS), pre_buffer=True)
+    if missing := [name for name in NEEDED if name not in opened.schema_arrow.names]:
+        raise FormatError(f"{str(file)!r} lacks the columns {missing}: build the store again")
+    return opened
