@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from both_backends import TOOL, as_line, write_corpus
 from elasticsearch import Elasticsearch, helpers
 
 from entity_index.elastic.bulk import build_on_server
@@ -28,10 +27,13 @@ from entity_index.elastic.mapping import CASED, mapping_of, settings_of
 from entity_index.source import ChunkSource, store_source
 
 NAME = "enwiki"
+TOOL = Path(__file__).parents[3] / "tools" / "elasticsearch.py"
 
 
 def as_lment(client: Elasticsearch, source: ChunkSource) -> None:
     """Both indices with LMEnt's settings."""
+    from both_backends import as_line  # beside this file; importable only where this is the program
+
     for index, cased in ((NAME, False), (NAME + CASED, True)):
         settings = {**settings_of(case_sensitive=cased), "number_of_replicas": 0}
         client.indices.create(index=index, settings=settings, mappings=mapping_of(case_sensitive=cased))
@@ -84,6 +86,8 @@ def measure(
 
 def main() -> None:
     """Make the corpus, build it both ways."""
+    from both_backends import write_corpus
+
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--chunks", type=int, default=100_000)
     parser.add_argument("--heap", default="4g", help="of the server")

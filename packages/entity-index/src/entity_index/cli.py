@@ -138,6 +138,7 @@ def build_on_server(
     source: ChunkSource, url: str, name: str, *, rejected: Path | None, only_estimate: bool, **plan: Any
 ) -> None:
     """Build both indices of a name on a server, and say what came of it."""
+    check_client()
     from entity_index.elastic.bulk_command import build_and_report, dry_run  # the client is an extra
 
     if only_estimate:
