@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from entity_index import Entity, EntityIndex, Query, Thresholds
-from entity_index.build import begin, describe, parse_size, write_postings
-from entity_index.inputs import Input
+from entity_index.build import begin, describe, join_all, parse_size, write_pieces
+from entity_index.inputs import Input, Separate
 from entity_index.reading import Part, count_mentions, stream_mentions
 
 BATCH = 1_000_000
@@ -87,29 +87,31 @@ def write_mentions(path: Path, num_mentions: int) -> int:
 def build(folder: Path, num_chunks: int, memory: str) -> EntityIndex:
     """Build without texts, and say how long each stage took."""
     parts = [Part(folder, 0, "")]
+    streams = Separate(
+        count_mentions(parts),
+        lambda *, piece_rows, first_row: stream_mentions(parts, piece_rows=piece_rows, first_row=first_row),
+        lambda first_chunk: iter(()),
+    )
     source = Input(
         mentions_name="mentions",
         sha256="",
         num_chunks=num_chunks,
-        num_mentions=count_mentions(parts),
-        stream_mentions=lambda *, piece_rows, first_row: stream_mentions(
-            parts, piece_rows=piece_rows, first_row=first_row
-        ),
-        stream_chunks=lambda first_chunk: iter(()),
+        streams=streams,
     )
     began: dict[str, float] = {}
     started, cpu = time.perf_counter(), time.process_time()
     index = folder / "index"
-    layout = write_postings(
-        index,
-        source,
-        begin(index, source, parse_size(memory)),
-        lambda what, done, total: began.setdefault(what, time.perf_counter()) and None,
-    )
+    plan = begin(index, source, parse_size(memory))
+
+    def note(what: str, done: int, total: int) -> None:
+        began.setdefault(what, time.perf_counter())
+
+    write_pieces(index / "pieces", source, streams, plan, note)
+    layout = join_all(index, source, plan, note)
     ended = time.perf_counter()
     for (what, start), end in zip(began.items(), [*list(began.values())[1:], ended], strict=True):
         print(f"  {what}: {end - start:.1f} s")
-    rate = source.num_mentions / (ended - started)
+    rate = streams.num_mentions / (ended - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     cpu = time.process_time() - cpu
     print(
@@ -117,9 +119,9 @@ def build(folder: Path, num_chunks: int, memory: str) -> EntityIndex:
     )
     shutil.rmtree(index / "pieces")
     sizes = {file.name: file.stat().st_size for file in index.iterdir() if file.is_file()}
-    print(f"size: {sum(sizes.values()) / source.num_mentions:.2f} bytes a mention")
+    print(f"size: {sum(sizes.values()) / streams.num_mentions:.2f} bytes a mention")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:10]:
-        print(f"  {name}: {size / source.num_mentions:.2f}")
+        print(f"  {name}: {size / streams.num_mentions:.2f}")
     return EntityIndex(index, describe(source, layout))
 
 
