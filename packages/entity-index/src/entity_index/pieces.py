@@ -226,8 +226,7 @@ def _names(mentions: pa.Table, entity: Ids, columns: dict[str, Column], num_enti
     pairs = np.concatenate([entity[counted] * count + name[counted], entity[told] * count + surface[told]])
     keys = pairs * spread + np.concatenate([chunk[counted], chunk[told]])
     in_chunks = run_lengths(run_lengths(keys)[0] // spread)
-    said = np.flatnonzero(name >= 0)
-    times = run_lengths(entity[said] * count + name[said])
+    times = run_lengths(entity[named] * count + name[named])  # LMEnt writes an empty name where there is none
     all_pairs = run_lengths(np.concatenate([in_chunks[0], times[0]]))[0]
     text = all_pairs % max(count, 1)
     return pa.table(
