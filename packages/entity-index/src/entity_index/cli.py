@@ -21,6 +21,7 @@ from entity_index import build as builder
 from entity_index.annotate_command import annotate
 from entity_index.backend import Backend, check_client, open_backend
 from entity_index.compare import Comparison, compare_with_names
+from entity_index.evaluation.commands import alt_test, evaluate
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.index import open_index
 from entity_index.options import (
@@ -51,6 +52,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.command()(serve)
 app.command()(annotate)
+app.command()(evaluate)
+app.command()(alt_test)
 
 
 def print_version(wanted: bool | None) -> None:

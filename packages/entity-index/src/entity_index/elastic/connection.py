@@ -85,17 +85,17 @@ def connect(url: str, security: Security | None = None) -> Elasticsearch:
     """A client of a server that answers and is of version 8 or 9.
 
     Args:
-        url: its address, such as `https://search.example:9200`.
+        url: its address, such as `https://search.example:9200`, or those of several nodes, with commas.
         security: by default, what the environment says.
 
     Raises:
         ValueError: the address is none or not safe, or the server does not answer as it should.
     """
     security = security_from(os.environ) if security is None else security
-    address = check_address(url, security)
+    addresses = [check_address(part, security) for part in url.split(",")]
     if not (log := logging.getLogger("elastic_transport")).handlers:
         log.addHandler(logging.NullHandler())  # what it warns of is said here, in one sentence
-    client = Elasticsearch(_plain(address), **_options(address, security))
+    client = Elasticsearch([_plain(address) for address in addresses], **_options(addresses[0], security))
     try:
         check_version(read_version(client), url)
     except ApiError as error:
