@@ -28,6 +28,7 @@ from entity_index.options import (
     AllowRejected,
     AsJson,
     CaseSensitive,
+    DryRun,
     Elasticsearch,
     IndexName,
     IndexReference,
@@ -95,6 +96,7 @@ def build(
     keep_replicas: KeepReplicas = False,
     rejected: Rejected = None,
     allow_rejected: AllowRejected = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Build the entity index of a chunk store: postings by entity, names, and a text index.
 
@@ -117,6 +119,7 @@ def build(
             overwrite=overwrite,
             rejected=rejected,
             allow_rejected=allow_rejected,
+            only_estimate=dry_run,
         )
         return
     if index is None:
@@ -131,9 +134,20 @@ def build(
     say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
 
 
-def build_on_server(source: ChunkSource, url: str, name: str, *, rejected: Path | None, **plan: Any) -> None:
+def build_on_server(
+    source: ChunkSource, url: str, name: str, *, rejected: Path | None, only_estimate: bool, **plan: Any
+) -> None:
     """Build both indices of a name on a server, and say what came of it."""
-    from entity_index.elastic.bulk_command import build_and_report  # the client is an extra
+    check_client()
+    from entity_index.elastic.bulk_command import build_and_report, dry_run  # the client is an extra
+
+    if only_estimate:
+        fits, lines = dry_run(source, url, name, replicas=plan["replicas"])
+        print("\n".join(lines))
+        if not fits:
+            say("that is too little disk")
+            raise typer.Exit(1)
+        return
 
     report = rejected or Path(f"{name}.rejected.jsonl")
     with show_progress() as progress:
