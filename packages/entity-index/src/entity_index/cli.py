@@ -31,6 +31,7 @@ from entity_index.build_command import (
     source_of,
 )
 from entity_index.compare import Comparison, compare_with_names
+from entity_index.evaluation.commands import alt_test, evaluate
 from entity_index.facts import evidence_rule, find_fact_chunks
 from entity_index.options import (
     AllowRejected,
@@ -60,6 +61,8 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 app.command()(serve)
 app.command()(annotate)
+app.command()(evaluate)
+app.command()(alt_test)
 
 
 def print_version(wanted: bool | None) -> None:

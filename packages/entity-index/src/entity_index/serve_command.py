@@ -1,11 +1,12 @@
 """The command `serve`: pages to look at an index, on this machine."""
 
-import ipaddress
 import socket
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from entity_index.hosts import is_loopback
 
 MISSING = "the pages need more packages ({}): pip install 'entity-index[serve]'"
 
@@ -84,15 +85,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise ValueError(f"cannot listen on {host} port {port}: {error.strerror}") from error
     listening.listen()
     return listening
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("localhost"), is_loopback("::1"), is_loopback("0.0.0.0")
-    (True, True, True, False)
-    """
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
