@@ -38,7 +38,7 @@ VERSION = "8.19.21"
 ARTIFACT = "org.elasticsearch.distribution.integ-test-zip:elasticsearch"
 LEAST_JAVA = {7: 11, 8: 17}  # later ones: 21
 ORDINARY_USER = "nobody"  # who runs the server where one is root, which it refuses
-START_SECONDS, STOP_SECONDS = 240, 30
+START_SECONDS, STOP_SECONDS, FREE_SECONDS = 240, 30, 10
 
 
 class CannotRunHereError(Exception):
@@ -287,7 +287,10 @@ def make_folder(folder: Path) -> None:
 
 def prepare(folder: Path, cluster: dict[str, Any], node: Node, home: Path, java: Path) -> None:
     """Write a node's configuration and give its folders to the user who runs it."""
+    give_up = time.monotonic() + FREE_SECONDS  # a process that was killed is gone before its port is free
     for kind, port in node.ports.items():
+        while not is_free(port) and time.monotonic() < give_up:
+            time.sleep(0.1)
         if not is_free(port):
             raise ValueError(f"port {port} ({kind} of {node.name}) is in use: stop what listens there")
     settings = settings_of(folder, cluster, node)

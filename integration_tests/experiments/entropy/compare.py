@@ -37,7 +37,8 @@ def measure_run(out: Path, seed: int, origin: int, variant: str) -> dict[str, An
     """H of the model that training went on from, and what that changed."""
     run = out / "runs" / f"{seed}-{origin}-{variant}"
     by_facts = {row["facts"]: row for row in acquired(run, out / "plans" / f"{seed}.parquet")}
-    injected, controls = by_facts["all injected"], by_facts["control"]
+    injected = by_facts["all injected"]
+    controls = by_facts.get("control", {"before": np.nan, "after": np.nan})
     before, after = known_by_relation(run, out)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
     loss = [row["validation/pretraining/ce"] for row in rows if "validation/pretraining/ce" in row]

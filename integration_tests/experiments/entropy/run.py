@@ -28,7 +28,7 @@ class Size:
     """What a preset needs besides its presets/NAME-*.yaml, which configure the model and its training."""
 
     facts: int
-    """Of each of the two encyclopedias."""
+    """Of each of the two encyclopedias; 0: texts, probes and facts must be given."""
     vocab: int
     chunk: int
     batch: int
@@ -49,39 +49,47 @@ class Size:
     seeds: int
 
 
+@dataclass(frozen=True)
+class Texts:
+    """Where texts, probes and facts are: made by this experiment, unless given."""
+
+    pretraining: str = "{out}/pretraining.jsonl"
+    other: str = "{out}/other.jsonl"
+    known: str = "{out}/corpus/probes.parquet"
+    facts: str = "{out}/facts.json"
+
+
 SIZES = {
-    "tiny": Size(60, 400, 256, 1024, 20, (10, 20), 8, 12, 2, 2, 1024, 1, 1),
+    "tiny": Size(60, 400, 256, 1024, 20, (20,), 8, 12, 2, 2, 1024, 1, 1),
+    "full": Size(0, 50280, 1024, 524288, 20000, (3000, 10000, 20000), 2048, 130, 70, 0, 131072, 160, 3),
     "small": Size(300, 1024, 128, 1024, 600, (120, 300, 600), 256, 56, 16, 16, 4096, 5, 3),
 }
 
 
-def prepare(size: Size) -> list[Step]:
+def prepare(size: Size, texts: Texts) -> list[Step]:
     """Texts, probes, a tokenizer and two chunk stores."""
-    steps = [
+    made = [
         Step(
             "Write an encyclopedia's probes",
             f"python {{tools}}/synthetic_wikipedia.py {{out}}/corpus --facts {size.facts} --seed 0",
         ),
-        Step(
-            "Write its text, and another one's",
-            f"python {{here}}/texts.py {{out}} --facts {size.facts}",
-        ),
-        Step(
-            "Train a tokenizer",
-            f"chunk-provenance tokenizer {{out}}/pretraining.jsonl {{out}}/tokenizer.json"
-            f" --vocab-size {size.vocab} --overwrite",
-        ),
+        Step("Write its text, and another one's", f"python {{here}}/texts.py {{out}} --facts {size.facts}"),
     ]
-    for name in ("pretraining", "other"):
-        steps.append(
-            Step(
-                f"Cut the text into chunks: {name}",
-                f"chunk-provenance build {{out}}/{name}.jsonl {{out}}/stores/{name}"
-                f" --tokenizer {{out}}/tokenizer.json --packing fixed --max-length {size.chunk}"
-                " --validation-fraction 0.05",
-            )
+    tokenizer = Step(
+        "Train a tokenizer",
+        f"chunk-provenance tokenizer {texts.pretraining} {{out}}/tokenizer.json"
+        f" --vocab-size {size.vocab} --overwrite",
+    )
+    stores = [
+        Step(
+            f"Cut the text into chunks: {name}",
+            f"chunk-provenance build {documents} {{out}}/stores/{name}"
+            f" --tokenizer {{out}}/tokenizer.json --packing fixed --max-length {size.chunk}"
+            " --validation-fraction 0.05",
         )
-    return steps
+        for name, documents in (("pretraining", texts.pretraining), ("other", texts.other))
+    ]
+    return [*(made if size.facts else []), tokenizer, *stores]
 
 
 def pretrain(size: Size, seed: int, preset: str, settings: str) -> list[Step]:
@@ -107,22 +115,21 @@ def pretrain(size: Size, seed: int, preset: str, settings: str) -> list[Step]:
     ]
 
 
-def facts(size: Size) -> list[Step]:
+def facts(size: Size, texts: Texts) -> list[Step]:
     """The facts to inject, and their probes."""
-    return [
-        Step(
-            "Write facts to inject",
-            f"python {{here}}/facts.py {{out}} --facts {size.inject} --paraphrased {size.paraphrased}"
-            f" --controls {size.controls}",
-        ),
-        Step(
-            "Make their probes",
-            "chunk-provenance inject probes {out}/facts.json --out {out}/probes.parquet --overwrite",
-        ),
-    ]
+    made = Step(
+        "Write facts to inject",
+        f"python {{here}}/facts.py {{out}} --facts {size.inject} --paraphrased {size.paraphrased}"
+        f" --controls {size.controls}",
+    )
+    probes = Step(
+        "Make their probes",
+        f"chunk-provenance inject probes {texts.facts} --out {{out}}/probes.parquet --overwrite",
+    )
+    return [*([made] if size.facts else []), probes]
 
 
-def inject(size: Size, seed: int) -> list[Step]:
+def inject(size: Size, texts: Texts, seed: int) -> list[Step]:
     """What training goes on with: another text's order, with the facts in it."""
     order, plan = f"{{out}}/orders/{seed}-other", f"{{out}}/plans/{seed}.parquet"
     store = "--store {out}/stores/other"
@@ -135,7 +142,7 @@ def inject(size: Size, seed: int) -> list[Step]:
         ),
         Step(
             f"Seed {seed}: plan which fact comes to which row of which update",
-            f"chunk-provenance inject plan {{out}}/facts.json --schedule ke {groups} --start {size.interval}"
+            f"chunk-provenance inject plan {texts.facts} --schedule ke {groups} --start {size.interval}"
             f" --interval {size.interval} --count 10 --order {order} {store} --out {plan} --overwrite",
         ),
         Step(
@@ -145,7 +152,7 @@ def inject(size: Size, seed: int) -> list[Step]:
     ]
 
 
-def go_on(size: Size, seed: int, preset: str, settings: str) -> list[Step]:
+def go_on(size: Size, texts: Texts, seed: int, preset: str, settings: str) -> list[Step]:
     """From every origin, with and without resuscitation."""
     steps = []
     run, validation = f"{{out}}/runs/{seed}", "{out}/stores/pretraining/validation"
@@ -171,7 +178,7 @@ def go_on(size: Size, seed: int, preset: str, settings: str) -> list[Step]:
                     f" --set data.order={{out}}/orders/{seed}-other-injected"
                     f" --set data.validation.pretraining={validation}"
                     " --set probes.files.facts={out}/probes.parquet"
-                    f" --set probes.files.known={{out}}/corpus/probes.parquet{settings}",
+                    f" --set probes.files.known={texts.known}{settings}",
                 )
             )
     return steps
@@ -184,21 +191,30 @@ def main() -> int:
     )
     parser.add_argument("out", type=Path, help="folder to write")
     parser.add_argument("--preset", choices=SIZES, default="small")
+    parser.add_argument("--pretraining", type=Path, nargs=1, help="with full: documents to pretrain on")
+    parser.add_argument("--other", type=Path, nargs=1, help="with full: documents to go on with")
+    parser.add_argument("--known", type=Path, nargs=1, help="with full: probes of the pretraining's facts")
+    parser.add_argument("--facts", type=Path, nargs="+", help="with full: 70 facts with paraphrases, then 60")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE",
         help="a key of every run's configuration, such as device=cuda",
     )  # fmt: skip
     arguments = parser.parse_args()
     size, out = SIZES[arguments.preset], arguments.out
+    given = {name: " ".join(map(str, paths)) for name, paths in vars(arguments).items()
+             if name in Texts.__annotations__ and paths}  # fmt: skip
+    if bool(size.facts) == bool(given) or (given and len(given) < 4):
+        parser.error("--pretraining, --other, --known and --facts go with --preset full, all four")
+    texts = Texts(**given)
     for folder in ("orders", "plans", "runs", "entropy", "revived", "stores"):
         (out / folder).mkdir(parents=True, exist_ok=True)
     settings = "".join(f" --set {setting}" for setting in arguments.settings)
-    steps = prepare(size)
+    steps = prepare(size, texts)
     for seed in range(size.seeds):
         steps += pretrain(size, seed, arguments.preset, settings)
-    steps += facts(size)
+    steps += facts(size, texts)
     for seed in range(size.seeds):
-        steps += inject(size, seed) + go_on(size, seed, arguments.preset, settings)
+        steps += inject(size, texts, seed) + go_on(size, texts, seed, arguments.preset, settings)
     steps.append(
         Step(
             "Compare",

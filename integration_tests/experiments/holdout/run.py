@@ -45,9 +45,9 @@ class Size:
 
 
 SIZES = {
-    "tiny": Size(100, 300, 32, 256, 60, 3, "1-6", 2),
+    "tiny": Size(100, 300, 32, 256, 60, 3, "1-6", 1),
     "small": Size(300, 1024, 64, 1024, 600, 16, "4-10", 3),
-    "full": Size(6000, 16384, 256, 131072, 5000, 200, "4-40", 5),
+    "full": Size(6000, 8192, 128, 16384, 800, 200, "4-10", 5),
 }
 
 
@@ -79,8 +79,8 @@ def prepare(size: Size) -> list[Step]:
         ),
         Step(
             "Find the chunks of every fact",
-            "chunk-provenance facts {out}/store {out}/corpus/probes.parquet {out}/fact_chunks.parquet"
-            " --overwrite",
+            "chunk-provenance facts chunks {out}/store {out}/corpus/probes.parquet"
+            " {out}/fact_chunks.parquet --overwrite",
         ),
         Step(
             "Choose entities",

@@ -63,7 +63,15 @@ def main(num_chunks: int) -> None:
     rng = np.random.default_rng(0)
     width = np.full(num_chunks, LENGTH, dtype=np.int32)
     tokens = rng.integers(0, 50_000, num_chunks + LENGTH, dtype=np.int64).astype(np.uint32)
-    store = Store(sha256="s", bucket=width, length=width, vocab_size=50_000, pad_id=1, tokens=tokens)
+    store = Store(
+        num_chunks=num_chunks,
+        sha256="s",
+        bucket=width,
+        length=width,
+        vocab_size=50_000,
+        pad_id=1,
+        tokens=tokens,
+    )
     order = compute_order(width, batch_tokens=ROWS * LENGTH, seed=0, epochs=4)
     print(f"{num_chunks:,} chunks, {len(order.ids):,} exposures, {order.num_updates:,} updates")
     updates = np.linspace(1, order.num_updates, UPDATES).astype(int).tolist()

@@ -307,7 +307,7 @@ def test_injected_items_count_through_the_entities_of_a_fact(small):
         for item, update, who in named
     ]
     width = np.full(9, 8)
-    store = SimpleNamespace(sha256="abc", bucket=width, length=width - 2, vocab_size=9)
+    store = SimpleNamespace(num_chunks=9, sha256="abc", bucket=width, length=width - 2, vocab_size=9)
     injected = inject(order, make_injection_plan(rows), store)
     known = facts.facts.set_column(1, "subject", pa.array(["Q1", "Q1", "Q1"]))
     known = known.set_column(2, "answer", pa.array(["Q2", "Q3", None], pa.string()))

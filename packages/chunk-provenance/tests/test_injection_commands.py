@@ -279,7 +279,7 @@ def test_facts_that_no_chunk_states_are_studied_with_an_empty_table_of_fact_chun
     assert run_cli("inject", "plan", "facts.json", *GENERAL, *FOR_ORDER, "--out", "plan.parquet")[0] == 0
     assert run_cli("inject", "apply", "order", "plan.parquet", "--store", "store", "--out", "new")[0] == 0
     assert run_cli("inject", "probes", "facts.json", "--out", "probes.jsonl")[0] == 0
-    assert run_cli("facts", "store", "probes.jsonl", "chunks.parquet")[0] == 0
+    assert run_cli("facts", "chunks", "store", "probes.jsonl", "chunks.parquet")[0] == 0
     rows = [
         {"step": step, "fact_id": "0", "probe_id": "0-mem-0", "rank": 1 + (step < 2)} for step in (0, 2, 3)
     ]

@@ -15,7 +15,11 @@ WIDTH = 8
 def store_of(num_chunks):
     """Chunks of five tokens in rows of eight."""
     return SimpleNamespace(
-        sha256="s", bucket=np.full(num_chunks, WIDTH), length=np.full(num_chunks, 5), vocab_size=10
+        num_chunks=num_chunks,
+        sha256="s",
+        bucket=np.full(num_chunks, WIDTH),
+        length=np.full(num_chunks, 5),
+        vocab_size=10,
     )
 
 

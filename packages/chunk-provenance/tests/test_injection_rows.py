@@ -37,6 +37,10 @@ class Store:
     pad_id: int = PAD
 
     @property
+    def num_chunks(self):
+        return len(self.chunks)
+
+    @property
     def length(self):
         return np.array([sum(map(len, chunk)) for chunk in self.chunks], dtype=np.int32)
 
@@ -223,6 +227,12 @@ def test_everything_that_is_wrong_with_a_plan_is_said_at_once():
         "update 2 row 1 (vocabulary/0): token 10000, the store's tokenizer has 0 to 9999",
         "update 4 row 0 (update/0): the order has updates 1 to 3",
     ]
+
+
+def test_an_order_of_a_larger_store_is_refused():
+    order = DataOrder(np.array([0, 1]), np.array([4]), np.array([0]))
+    with pytest.raises(ValueError, match=r"update 1 row 0 \(7/0\): the chunk 4, the store has 4 chunks"):
+        inject(order, make_injection_plan([item(1, 0, [1])]), STORE)
 
 
 def test_an_order_with_items_takes_no_second_plan_and_no_plan_is_empty():

@@ -1,12 +1,14 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chunk_provenance import DataOrder, inject, make_injection_plan, order_rows
 from chunk_provenance.injection.fact_file import InjectableFact, read_injectable_facts
 from chunk_provenance.injection.planning import Shape, deal_as_published, plan_injections
 from chunk_provenance.injection.schedules import (
@@ -76,12 +78,32 @@ def test_a_published_map_is_derived_again_token_for_token(files, schedule, publi
 def test_dealing_as_published_gives_the_rows_that_the_published_code_gave(num_rows, world):
     golden = np.load(GOLDEN / "insert_data.npz")
     items = np.split(golden["knowledge_flat"], np.cumsum(golden["knowledge_len"])[:-1])
-    rows = golden[f"base_gbs{num_rows}"].copy()
-    dealt = deal_as_published([len(item) for item in items], num_rows=num_rows, length=rows.shape[1])
-    for row, parts in enumerate(dealt):
-        tokens = np.concatenate([items[number][:kept] for number, kept in parts])
-        rows[row] = np.concatenate([tokens, rows[row]])[: rows.shape[1]]
-    assert rows.tolist() == golden[f"out_gbs{num_rows}_world{world}"].tolist()
+    base = golden[f"base_gbs{num_rows}"]  # a chunk a row
+    width = np.full(num_rows, base.shape[1])
+    store = SimpleNamespace(
+        num_chunks=num_rows,
+        sha256="",
+        bucket=width,
+        length=width,
+        vocab_size=int(golden["knowledge_flat"].max()) + 1,
+        pad_id=0,
+        rows=lambda chunk_ids: (base[chunk_ids], np.zeros(base.shape, dtype=np.int32)),
+    )
+    order = DataOrder(np.array([0, num_rows]), np.arange(num_rows), np.array([0]))
+    dealt = deal_as_published([len(item) for item in items], num_rows=num_rows, length=base.shape[1])
+    plan = [
+        {
+            "update": 1,
+            "row": row,
+            "placement": "prepend",
+            "item_id": f"{number}/0",
+            "tokens": items[number][:kept],
+        }
+        for row, parts in enumerate(dealt)
+        for number, kept in parts
+    ]
+    input_ids, _ = order_rows(store, inject(order, make_injection_plan(plan), store), 1)
+    assert input_ids.tolist() == golden[f"out_gbs{num_rows}_world{world}"].tolist()
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=90), st.integers(1, 140), st.integers(1, 20))

@@ -3,8 +3,8 @@
 Run: uv run python packages/entity-index/benchmarks/both_backends.py [--chunks 100000] [--heap 4g]
 
 100,000 chunks of 200 words with 38 mentions each, entities by Zipf's law. Elasticsearch runs on the same
-machine, started by tools/elasticsearch.py, with LMEnt's mapping, settings and bulk requests (4 threads x 250, one
-index). Where LMEnt's own query is faster than the one of this package, it is the one compared with.
+machine, started by tools/elasticsearch.py, with LMEnt's mapping, settings and bulk requests (4 threads x 250,
+one index). Where LMEnt's own query is faster than the one of this package, it is the one compared with.
 """
 
 import argparse

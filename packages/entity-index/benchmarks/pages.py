@@ -14,7 +14,6 @@ from urllib.parse import quote
 
 import numpy as np
 import uvicorn
-from benchmark import write_corpus
 
 from entity_index import build_index
 from entity_index.backend import Backend, open_backend
@@ -47,6 +46,8 @@ def main() -> None:
 
 def make_index(folder: Path) -> str:
     """The corpus of benchmark.py."""
+    from benchmark import write_corpus  # beside this file; importable only where this is the program
+
     write_corpus(folder / "chunks", num_chunks=100_000, num_mentions=3_000_000)
     build_index(folder / "chunks", folder / "index")
     return str(folder / "index")

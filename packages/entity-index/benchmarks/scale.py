@@ -20,8 +20,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from entity_index import Entity, EntityIndex, Query, Thresholds
-from entity_index.build import begin, describe, parse_size, write_postings
-from entity_index.inputs import Input
+from entity_index.build import begin, describe, join_all, parse_size, write_pieces
+from entity_index.inputs import Input, Separate
 from entity_index.reading import Part, count_mentions, stream_mentions
 
 BATCH = 1_000_000
@@ -39,16 +39,19 @@ def mention_batches(num_mentions: int, seed: int = 0) -> Iterator[pa.Table]:
         rng = np.random.default_rng([seed, number])
         count = min(BATCH, num_mentions - done)
         num_chunks = max(1, count // MENTIONS_A_CHUNK)
-        place = np.sort(rng.integers(num_chunks, size=count) * 1200 + rng.integers(1180, size=count))
+        chunk, start, length = (
+            rng.integers(*bounds, size=count) for bounds in ((num_chunks,), (1180,), (3, 20))
+        )
+        place = np.sort((chunk * 1200 + start) * 20 + length)
         entity = rng.zipf(1.25, count) % NUM_ENTITIES
         scores = random_scores(rng, count)
         clear = (scores["hyperlink"] > 0) | (scores["entity_linking"] > 0)
         surface = np.where(clear, entity, NUM_ENTITIES + rng.integers(len(PRONOUNS), size=count))
         yield pa.table(
             {
-                "chunk_id": first_chunk + place // 1200,
-                "char_start": place % 1200,
-                "char_end": place % 1200 + rng.integers(3, 20, size=count),
+                "chunk_id": first_chunk + place // 24_000,
+                "char_start": place // 20 % 1200,
+                "char_end": place // 20 % 1200 + place % 20,
                 "surface": names.take(pa.array(surface)),
                 "entity": entities.take(pa.array(entity)),
                 "name": names.take(pa.array(entity)),
@@ -84,36 +87,41 @@ def write_mentions(path: Path, num_mentions: int) -> int:
 def build(folder: Path, num_chunks: int, memory: str) -> EntityIndex:
     """Build without texts, and say how long each stage took."""
     parts = [Part(folder, 0, "")]
+    streams = Separate(
+        count_mentions(parts),
+        lambda *, piece_rows, first_row: stream_mentions(parts, piece_rows=piece_rows, first_row=first_row),
+        lambda first_chunk: iter(()),
+    )
     source = Input(
         mentions_name="mentions",
         sha256="",
         num_chunks=num_chunks,
-        num_mentions=count_mentions(parts),
-        stream_mentions=lambda *, piece_rows, first_row: stream_mentions(
-            parts, piece_rows=piece_rows, first_row=first_row
-        ),
-        stream_chunks=lambda first_chunk: iter(()),
+        streams=streams,
     )
     began: dict[str, float] = {}
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     index = folder / "index"
-    layout = write_postings(
-        index,
-        source,
-        begin(index, source, parse_size(memory)),
-        lambda what, done, total: began.setdefault(what, time.perf_counter()) and None,
-    )
+    plan = begin(index, source, parse_size(memory))
+
+    def note(what: str, done: int, total: int) -> None:
+        began.setdefault(what, time.perf_counter())
+
+    write_pieces(index / "pieces", source, streams, plan, note)
+    layout = join_all(index, source, plan, note)
     ended = time.perf_counter()
     for (what, start), end in zip(began.items(), [*list(began.values())[1:], ended], strict=True):
         print(f"  {what}: {end - start:.1f} s")
-    rate = source.num_mentions / (ended - started)
+    rate = streams.num_mentions / (ended - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"build: {ended - started:.1f} s, {rate / 1e6:.2f} M mentions/s, peak memory {peak:.2f} GiB")
+    cpu = time.process_time() - cpu
+    print(
+        f"build: {ended - started:.1f} s ({cpu:.1f} s of CPU), {rate / 1e6:.2f} M mentions/s, {peak:.2f} GiB"
+    )
     shutil.rmtree(index / "pieces")
     sizes = {file.name: file.stat().st_size for file in index.iterdir() if file.is_file()}
-    print(f"size: {sum(sizes.values()) / source.num_mentions:.2f} bytes a mention")
+    print(f"size: {sum(sizes.values()) / streams.num_mentions:.2f} bytes a mention")
     for name, size in sorted(sizes.items(), key=lambda item: -item[1])[:10]:
-        print(f"  {name}: {size / source.num_mentions:.2f}")
+        print(f"  {name}: {size / streams.num_mentions:.2f}")
     return EntityIndex(index, describe(source, layout))
 
 
@@ -169,8 +177,8 @@ def measure_entity(index: EntityIndex, mentions: Path, entity: str, chunks: int)
 def brute_force(mentions: Path, entity: str) -> int:
     """Chunks of an entity, by a scan of the Parquet file."""
     (found,) = duckdb.execute(
-        f"""SELECT count(DISTINCT chunk_id) FROM read_parquet('{mentions}') WHERE entity = '{entity}' AND
-        (hyperlink >= 1 OR entity_linking >= 0.6::FLOAT OR coref >= 0.6::FLOAT OR coref_cluster >= 0.6::FLOAT)"""
+        f"""SELECT count(DISTINCT chunk_id) FROM read_parquet('{mentions}') WHERE entity = '{entity}'
+        AND (hyperlink >= 1 OR greatest(entity_linking, coref, coref_cluster) >= 0.6::FLOAT)"""
     ).fetchone() or (0,)
     return int(found)
 
@@ -187,9 +195,7 @@ def main() -> None:
         started = time.perf_counter()
         num_chunks = write_mentions(folder / "mentions.parquet", asked.mentions)
         took, size = time.perf_counter() - started, (folder / "mentions.parquet").stat().st_size
-        print(
-            f"{asked.mentions:,} mentions in {num_chunks:,} chunks written in {took:.0f} s, {size / 1e9:.2f} GB"
-        )
+        print(f"{asked.mentions:,} mentions in {num_chunks:,} chunks: {took:.0f} s, {size / 1e9:.2f} GB")
         measure(build(folder, num_chunks, asked.memory), folder / "mentions.parquet")
 
 

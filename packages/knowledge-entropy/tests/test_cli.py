@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -110,6 +111,48 @@ def test_with_a_target_error_all_checkpoints_see_the_first_ones_rows(run):
     rows = [read_coefficients(path)[1]["rows"] for path in (out / "coefficients").iterdir()]
     assert rows == ["8", "8", "8"]
     assert json.loads(invoke("series", run / "run", out, *arguments)) == content
+
+
+def test_a_target_error_that_was_not_reached_is_said(run):
+    arguments = ("measure", run / "run" / "step0", run / "out", "--tokens", run / "rows.npy")
+    words = "for --target-se 1e-06 give more rows"
+    result = CliRunner().invoke(app, [*map(str, arguments), "--target-se", "1e-6"], catch_exceptions=False)
+    assert (result.exit_code, words in result.stderr) == (0, True)
+    result = CliRunner().invoke(app, [*map(str, arguments), "--target-se", "9", "--overwrite"])
+    assert (result.exit_code, "give more rows" in result.stderr) == (0, False)
+
+
+def test_the_step_by_which_all_rows_were_seen_is_reported(run):
+    store, order = run / "store", run / "order"
+    for folder, kind in ((store, "chunk-store"), (order, "data-order")):
+        folder.mkdir()
+        name = "meta.json" if folder == store else "order.json"
+        (folder / name).write_text(json.dumps({"format": kind, "version": 1}), encoding="utf-8")
+    np.save(store / "tokens.npy", np.arange(2, 14, dtype="<u4"))
+    chunks = {"chunk_id": [0, 1, 2, 3], "token_start": [0, 3, 6, 9], "length": [3, 3, 3, 3]}
+    pq.write_table(pa.table(chunks), store / "chunks.parquet")
+    np.save(order / "offsets.npy", np.arange(0, 9, 1))
+    np.save(order / "ids.npy", np.array([3, 1, 0, 3, 1, 0, 2, 2]))
+    arguments = [
+        "series",
+        run / "run",
+        run / "out",
+        "--tokens",
+        store,
+        "--order",
+        order,
+        "--section",
+        run / "s.json",
+    ]
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    assert "8 rows, 24 tokens, all trained on by step 7" in result.stderr
+    assert "step 0 had not trained on all of them yet (the paper takes seen rows)" in result.stderr
+    content = json.loads((run / "out" / "series.json").read_text(encoding="utf-8"))
+    assert content["tokens"]["first_seen_step"] == 7
+    assert (
+        "all of them trained on by step 7"
+        in json.loads((run / "s.json").read_text(encoding="utf-8"))["summary"]
+    )
 
 
 def test_figures_are_drawn_of_a_series(run):

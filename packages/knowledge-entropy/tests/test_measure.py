@@ -229,3 +229,10 @@ def test_a_gpu_gives_the_same(golden_model, golden_rows):
     cuda = measure(golden_model.cuda(), golden_rows["B"], Options(attention=True, next_token=True))
     assert_allclose(cuda.layers["entropy"], exact.layers["entropy"], rtol=0, atol=1e-5)
     assert_allclose(cuda.attention_entropy, exact.attention_entropy, rtol=0, atol=1e-4)
+
+
+def test_a_target_that_cannot_stop_a_pass_is_refused():
+    with pytest.raises(ValueError, match=r"--target-se 0\.0: expected nats above 0"):
+        Options(target_se=0.0)
+    with pytest.raises(ValueError, match="--target-se needs --blocks 8 or more"):
+        Options(target_se=0.1, blocks=7)

@@ -139,6 +139,40 @@ def test_a_native_checkpoint_becomes_the_same_hf_model(tmp_path):
         assert torch.equal(*(model(ids).logits for model in models))
 
 
+def test_a_published_resuscitated_checkpoint_is_converted_up_half_first(tmp_path):
+    native = load_file(GOLDEN / "tiny_olmo_native.safetensors")
+    with np.load(GOLDEN / "resuscitated_ratio0.5_q2.0.npz") as golden:
+        up_rows = [torch.from_numpy(golden[f"layer{layer}_up_proj_weight"]) for layer in range(3)]
+    for layer, rows in enumerate(up_rows):
+        native[f"transformer.blocks.{layer}.ff_proj.weight"][:128] = rows  # as the published code writes
+    file = tmp_path / "resuscitation_ratio0.5_amplifying2.0.pt"
+    torch.save(native, file)
+    convert(file, GOLDEN / "tiny_olmo_native.yaml", tmp_path / "hf")
+    new, old = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path / "hf", GOLDEN / "tiny_olmo_hf")
+    )
+    for layer, rows in enumerate(up_rows):
+        assert torch.equal(new.pop(f"model.layers.{layer}.mlp.up_proj.weight"), rows)
+    assert all(torch.equal(new[name], old[name]) for name in new)
+
+
+def test_a_resuscitated_model_keeps_its_tokenizer_and_no_pickles(tmp_path, make_family):
+    make_family("gpt2").save_pretrained(tmp_path / "model")
+    names = ["vocab.json", "merges.txt", "tokenizer_config.json", "chat_template.jinja", "pytorch_model.bin"]
+    for name in names:
+        (tmp_path / "model" / name).write_text("{}", encoding="utf-8")
+    changes = plan_changes(np.ones((2, 24)), ratio=0.5, factor=2.0)
+    resuscitate(Reference(str(tmp_path / "model")), changes, tmp_path / "out", record={})
+    kept = {path.name for path in (tmp_path / "out").iterdir()}
+    assert kept == {
+        *names[:4],
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "resuscitation.json",
+    }
+
+
 def test_native_weights_that_do_not_belong_are_refused(tmp_path):
     native = load_file(GOLDEN / "tiny_olmo_native.safetensors")
     for change, words in (

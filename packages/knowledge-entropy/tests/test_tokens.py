@@ -119,3 +119,13 @@ def test_the_hash_knows_where_rows_end():
 def test_unusable_rows_are_refused(rows, words):
     with pytest.raises(ValueError, match=words):
         from_rows(rows, source="x")
+
+
+def test_held_out_rows_are_no_token_sets(store):
+    # Update 1 trains chunks 2 and an injected item, update 2 chunks 0 and 2, update 3 chunks 1 and 0.
+    held_out = pa.table({"update": [1, 2], "chunk_id": [2, 0]})
+    pq.write_table(held_out, store[1] / "masked.parquet")
+    tokens = read_store(store[0], order=store[1], rows=2)
+    assert rows_of(tokens) == [[5], [2, 3, 4]]
+    assert tokens.seen_at.tolist() == [2, 3]
+    assert rows_of(read_store(store[0], order=store[1])) == [[5], [2, 3, 4], [0, 1]]

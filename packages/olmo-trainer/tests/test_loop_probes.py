@@ -274,3 +274,14 @@ def test_a_candidate_that_shares_a_token_with_the_prompt_is_left_empty():
     assert question == Question((0,), ((3, 2), (3, 1, 2)))
     (question,) = encode_questions(tokenizer, ["ab"], [["x", "b"]])
     assert question == Question((0, 1), ((), ()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_asking_on_cuda_follows_the_cpu(config, probes, tmp_path):
+    for device in ("cpu", "cuda"):
+        train(config(f"probes.files.few={probes}", f"device={device}"), tmp_path / device, stop_at=1)
+    one, other = (
+        pq.read_table(tmp_path / device / "probes" / "few" / "step0.parquet") for device in ("cpu", "cuda")
+    )
+    assert other["logprob_sum"].to_pylist() == pytest.approx(one["logprob_sum"].to_pylist(), abs=1e-4)

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from olmo_trainer.config import TrainConfig, dump_config, load_config
+from olmo_trainer.presets import list_presets
 from olmo_trainer.train import train
 
 README = Path(__file__).parent.parent / "README.md"
@@ -21,6 +22,17 @@ def test_the_configuration_of_the_example_is_valid(tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(blocks("yaml")[0], encoding="utf-8")
     assert load_config(TrainConfig, path).data.batch_tokens == 512
+
+
+def test_the_configuration_of_the_injection_is_valid(tmp_path):
+    path = tmp_path / "more.yaml"
+    path.write_text(blocks("yaml")[2], encoding="utf-8")
+    assert load_config(TrainConfig, path).probes.after_injections == 5
+
+
+def test_the_recipes_are_listed_as_the_command_lists_them():
+    listed = "".join(f"{name:24}{title}\n" for name, title in list_presets().items())
+    assert f"$ olmo-trainer presets\n{listed}" in README.read_text(encoding="utf-8")
 
 
 def test_the_documented_defaults_are_the_defaults(tmp_path):

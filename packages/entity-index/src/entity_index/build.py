@@ -5,6 +5,7 @@ naming.py); the texts are a stage of their own. What is finished stays in `INDEX
 was stopped goes on from there. The folder appears complete or not at all.
 """
 
+import itertools
 import json
 import os
 import re
@@ -17,17 +18,19 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 
 from chunk_provenance import FormatError, open_store
-from entity_index.inputs import Input, store_input
+from entity_index.inputs import Input, Separate, store_input
 from entity_index.joining import join_pieces
 from entity_index.manifest import VERSION, read_manifest, write_manifest
 from entity_index.naming import join_names
 from entity_index.pieces import Bounds, is_made, make_piece, read_summary, write_piece
 from entity_index.query import DEFAULT_THRESHOLDS
+from entity_index.source import ChunkBatch
 from entity_index.strings import write_strings
-from entity_index.texts import write_texts
+from entity_index.texts import Chunk, TextWriter
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -35,6 +38,7 @@ Progress = Callable[[str, int, int], None]
 LEAST_MEMORY = 64_000_000
 BYTES_A_ROW = 400
 """What a mention takes while its piece is sorted."""
+CHUNKS_A_REPORT = 1 << 12
 LARGEST_PIECE, SMALLEST_PIECE = 1 << 20, 1 << 13
 
 
@@ -147,26 +151,25 @@ def begin(unfinished: Path, source: Input, memory: int) -> Plan:
 
 def _write_folder(folder: Path, source: Input, plan: Plan, progress: Progress) -> None:
     """Everything that an index folder holds."""
-    layout = write_postings(folder, source, plan, progress)
-    write_texts(
-        folder / "text",
-        source.num_chunks,
-        source.stream_chunks,
-        progress=lambda done, total: progress("indexing texts", done, total),
-    )
+    if isinstance(source.streams, Separate):
+        write_pieces(folder / "pieces", source, source.streams, plan, progress)
+        layout = join_all(folder, source, plan, progress)
+        _write_texts(folder / "text", source.num_chunks, source.streams, progress)
+    else:
+        _write_batches(folder, source, source.streams, plan, progress)
+        layout = join_all(folder, source, plan, progress)
     for left_over in ("pieces", "sort"):
         shutil.rmtree(folder / left_over, ignore_errors=True)
     write_manifest(folder, describe(source, layout))
     (folder / "plan.json").unlink()
 
 
-def write_postings(folder: Path, source: Input, plan: Plan, progress: Progress) -> dict[str, Any]:
-    """All but the texts; returns what `meta.json` must say of it."""
-    num_pieces = _write_pieces(folder / "pieces", source, plan, progress)
+def join_all(folder: Path, source: Input, plan: Plan, progress: Progress) -> dict[str, Any]:
+    """All but the texts, from the pieces; returns what `meta.json` must say of it."""
     layout, entities, codes = join_pieces(
         folder / "pieces",
         folder,
-        num_pieces=num_pieces,
+        num_pieces=check_pieces(folder / "pieces", source),
         num_chunks=source.num_chunks,
         threads=plan.threads,
         run_rows=plan.run_rows,
@@ -185,31 +188,61 @@ def write_postings(folder: Path, source: Input, plan: Plan, progress: Progress) 
     return layout
 
 
-def _write_pieces(folder: Path, source: Input, plan: Plan, progress: Progress) -> int:
-    """Make the pieces that are not there yet; returns how many there are."""
-    first, rows = 0, 0
-    while is_made(folder, first):
-        rows += read_summary(folder, first)["num_mentions"]
-        first += 1
-    total = source.num_mentions
-    progress("sorting mentions", rows, total)
-    bounds = Bounds(source.mentions_name, source.num_chunks, source.largest_score)
-    number = first
+def write_pieces(folder: Path, source: Input, streams: Separate, plan: Plan, progress: Progress) -> None:
+    """Make the pieces that are not there yet."""
+    first, rows = len(_made(folder)), sum(summary["num_mentions"] for summary in _made(folder))
+    progress("sorting mentions", rows, streams.num_mentions)
     with ThreadPoolExecutor(plan.threads) as pool:
         working: set[Future[int]] = set()
-        tables = source.stream_mentions(piece_rows=plan.piece_rows, first_row=rows)
+        tables = streams.stream_mentions(piece_rows=plan.piece_rows, first_row=rows)
         for number, table in enumerate(tables, start=first):
-            working.add(pool.submit(_make, folder, number, table, bounds))
+            working.add(pool.submit(_make, folder, number, table, _bounds(source)))
             if len(working) > plan.threads:
                 done, working = wait(working, return_when=FIRST_COMPLETED)
                 rows += sum(future.result() for future in done)
-                progress("sorting mentions", rows, total)
-        for future in working:
-            rows += future.result()
-        progress("sorting mentions", rows, total)
-    num_pieces = sum(1 for _ in _made(folder))
-    _check_order(folder, num_pieces, bounds)
-    return num_pieces
+                progress("sorting mentions", rows, streams.num_mentions)
+        rows += sum(future.result() for future in working)
+        progress("sorting mentions", rows, streams.num_mentions)
+
+
+def _write_texts(folder: Path, num_chunks: int, streams: Separate, progress: Progress) -> None:
+    with TextWriter(folder) as writer:
+        for chunk in streams.stream_chunks(writer.num_chunks):
+            writer.add(chunk)
+            if writer.num_chunks % CHUNKS_A_REPORT == 0:
+                progress("indexing texts", writer.num_chunks, num_chunks)
+        progress("indexing texts", writer.num_chunks, num_chunks)
+
+
+def _write_batches(
+    folder: Path, source: Input, stream: Callable[[int], Iterator[ChunkBatch]], plan: Plan, progress: Progress
+) -> None:
+    """The pieces and the texts of a source that is read in one go."""
+    made = _made(folder / "pieces")
+    number, sorted_until = len(made), made[-1]["end_chunk"] if made else 0
+    waiting: list[pa.Table] = []
+    with TextWriter(folder / "text") as writer:
+        for batch in stream(min(sorted_until, writer.num_chunks)):
+            for chunk in _chunks_of(batch):
+                if chunk.chunk_id >= writer.num_chunks:
+                    writer.add(chunk)
+            chunk_ids = batch.mentions["chunk_id"].to_numpy()
+            waiting.append(batch.mentions.slice(int(np.searchsorted(chunk_ids, sorted_until))))
+            if sum(map(len, waiting)) >= plan.piece_rows:
+                _make(folder / "pieces", number, pa.concat_tables(waiting), _bounds(source))
+                number, waiting = number + 1, []
+            progress("reading documents", int(batch.chunk_ids[-1]) + 1, source.num_chunks)
+    if any(map(len, waiting)):
+        _make(folder / "pieces", number, pa.concat_tables(waiting), _bounds(source))
+
+
+def _chunks_of(batch: ChunkBatch) -> Iterator[Chunk]:
+    rows = zip(batch.chunk_ids.tolist(), batch.texts, batch.doc_ids, batch.titles, strict=True)
+    return (Chunk(*row) for row in rows)
+
+
+def _bounds(source: Input) -> Bounds:
+    return Bounds(source.mentions_name, source.num_chunks, source.largest_score)
 
 
 def _make(folder: Path, number: int, table: pa.Table, bounds: Bounds) -> int:
@@ -219,20 +252,19 @@ def _make(folder: Path, number: int, table: pa.Table, bounds: Bounds) -> int:
     return len(table)
 
 
-def _made(folder: Path) -> Iterator[int]:
-    number = 0
-    while is_made(folder, number):
-        yield number
-        number += 1
+def _made(folder: Path) -> list[dict[str, Any]]:
+    """What the pieces hold up to the first that is missing."""
+    made = itertools.takewhile(lambda number: is_made(folder, number), itertools.count())
+    return [read_summary(folder, number) for number in made]
 
 
-def _check_order(folder: Path, num_pieces: int, bounds: Bounds) -> None:
-    end = 0
-    for number in range(num_pieces):
-        summary = read_summary(folder, number)
-        if summary["first_chunk"] < end:
-            raise FormatError(f"{bounds.where} is not sorted by chunk: build the store again")
-        end = summary["end_chunk"]
+def check_pieces(folder: Path, source: Input) -> int:
+    """The number of pieces; their chunks must ascend from one to the next."""
+    summaries = _made(folder)
+    for before, after in itertools.pairwise(summaries):
+        if after["first_chunk"] < before["end_chunk"]:
+            raise FormatError(f"{source.mentions_name} is not sorted by chunk: build the store again")
+    return len(summaries)
 
 
 def _is_current(index_path: Path, source: Input, *, overwrite: bool) -> bool:

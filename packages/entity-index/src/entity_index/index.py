@@ -1,6 +1,6 @@
 """Open an index and ask it: which chunks mention this, what a chunk mentions, which entity has this name."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,9 +11,11 @@ import numpy as np
 from entity_index.bits import Ids
 from entity_index.manifest import read_manifest
 from entity_index.names import Names, open_names
+from entity_index.pieces import run_lengths
 from entity_index.postings import Postings, Scores, best_per_chunk, best_ranked, contained, open_postings
 from entity_index.query import (
     DEFAULT_THRESHOLDS,
+    SOURCES,
     All,
     AnyOf,
     Clause,
@@ -34,8 +36,8 @@ from entity_index.words import lower_case, phrase_spans
 Matches = tuple[Ids, Scores]
 """Chunk ids, ascending, each once, and their scores."""
 
-CHUNKS_AT_ONCE = 1 << 16
-"""Of so many chunks the pairs are in memory together."""
+CHUNKS_AT_ONCE, FEW_CHUNKS = 1 << 14, 1 << 12
+"""Of so many chunks the pairs are in memory together; of few chunks they are looked up one by one."""
 
 
 @dataclass(frozen=True)
@@ -105,9 +107,9 @@ class EntityIndex:
         if number is None:
             return Result(0, ())
         total, pairs, chunk_ids, scores = self.postings.best_of(number, clause.thresholds, limit)
-        mentions = self._mentions_of_pairs(pairs, chunk_ids.tolist(), clause)
-        found = zip(chunk_ids.tolist(), scores.tolist(), mentions, strict=True)
-        return Result(total, tuple(Hit(*hit) for hit in found))
+        chunks = chunk_ids.tolist()
+        mentions = self._mentions_of_pairs(pairs, chunks, clause)
+        return Result(total, tuple(map(as_hit, chunks, scores.tolist(), mentions)))
 
     def count(self, where: Clause) -> int:
         """How many chunks fulfil a condition."""
@@ -149,7 +151,7 @@ class EntityIndex:
         common = self._without(common, [part for part in where.parts if isinstance(part, Not)])
         total = np.zeros(len(common))
         for chunk_ids, scores in parts:
-            total += scores[np.searchsorted(chunk_ids, common)]
+            total += scores[contained(chunk_ids, common)]
         return common, total.astype(np.float32)
 
     def _without(self, chunk_ids: Ids, unwanted: list[Not]) -> Ids:
@@ -187,12 +189,14 @@ class EntityIndex:
         pairs = self.postings.pairs_in(np.array([chunk_id]))
         entities = [self.entities[number] for number in self.postings.entities_of(pairs).tolist()]
         first_row = self.postings.first_row(chunk_id)
+        passes = _test(thresholds)
         mentions = [
             as_mention(mention, entity, first_row)
             for entity, of_pair in zip(entities, self.postings.mentions_of(pairs), strict=True)
             for mention in of_pair
+            if passes(mention)
         ]
-        return tuple(sorted(m for m in mentions if thresholds is None or passes(m, thresholds)))
+        return tuple(sorted(mentions))
 
     def entities_of(self, chunk_id: int, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> list[str]:
         """The entities a chunk mentions, sorted."""
@@ -204,11 +208,12 @@ class EntityIndex:
         self, pairs: Ids, chunk_ids: list[int], clause: Entity
     ) -> Iterator[tuple[Mention, ...]]:
         """The matching mentions of an entity in some chunks, by place."""
+        passes, entity, first_row = _test(clause.thresholds), clause.entity, self.postings.first_row
         for chunk_id, raw in zip(chunk_ids, self.postings.mentions_of(pairs), strict=True):
-            first_row = self.postings.first_row(chunk_id)
-            raw.sort()
-            mentions = [as_mention(mention, clause.entity, first_row) for mention in raw]
-            yield tuple(mention for mention in mentions if passes(mention, clause.thresholds))
+            if len(raw) > 1:
+                raw.sort()
+            row = first_row(chunk_id)
+            yield tuple([as_mention(mention, entity, row) for mention in raw if passes(mention)])
 
     def _check_chunk(self, chunk_id: int) -> None:
         if not 0 <= chunk_id < self.postings.num_chunks:
@@ -245,15 +250,16 @@ class EntityIndex:
         number = self._number(entity)
         if number is None:
             return []
-        counts = np.zeros(self.postings.num_entities, dtype=np.int64)
         chunk_ids = self.postings.matches(number, thresholds)[0]
-        for start in range(0, len(chunk_ids), CHUNKS_AT_ONCE):
-            pairs = self.postings.pairs_in(chunk_ids[start : start + CHUNKS_AT_ONCE])
-            pairs = self.postings.passing_pairs(pairs, thresholds)
-            counts += np.bincount(self.postings.entities_of(pairs), minlength=len(counts))
-        counts[number] = 0
-        best = best_ranked(counts, limit)
-        return [self._entity_count(i, int(counts[i])) for i in best.tolist() if counts[i]]
+        parts = np.split(chunk_ids, range(CHUNKS_AT_ONCE, len(chunk_ids), CHUNKS_AT_ONCE))
+        pairs = (self.postings.passing_pairs(self.postings.pairs_in(part), thresholds) for part in parts)
+        if len(chunk_ids) < FEW_CHUNKS:
+            numbers, found = run_lengths(np.sort(self.postings.entities_of(np.concatenate(list(pairs)))))
+        else:
+            numbers, found = np.arange(self.postings.num_entities), self.postings.count_of(pairs)
+        found[numbers == number] = 0
+        best = best_ranked(found, limit)
+        return [self._entity_count(int(numbers[i]), int(found[i])) for i in best.tolist() if found[i]]
 
     def _number(self, entity: str) -> int | None:
         return self.entities.find(entity)
@@ -287,32 +293,44 @@ def _positive(where: Clause) -> Iterator[Entity | Phrase]:
             yield from _positive(part)
 
 
+# Frozen records are made past their constructors, which take three times as long.
+_new, _set = object.__new__, object.__setattr__
+
+
 def as_mention(raw: RawMention, entity: str, first_row: int) -> Mention:
-    """A mention, made past its constructor, which takes three times as long."""
+    """A mention from what the postings hold of it."""
     start, end, score, hyperlink, entity_linking, coref, coref_cluster, place = raw
-    mention = object.__new__(Mention)
-    mention.__dict__.update(
-        char_start=start,
-        char_end=end,
-        entity=entity,
-        score=score,
-        hyperlink=hyperlink,
-        entity_linking=entity_linking,
-        coref=coref,
-        coref_cluster=coref_cluster,
-        row=first_row + place,
-    )
+    mention = _new(Mention)
+    content = {
+        "char_start": start,
+        "char_end": end,
+        "entity": entity,
+        "score": score,
+        "hyperlink": hyperlink,
+        "entity_linking": entity_linking,
+        "coref": coref,
+        "coref_cluster": coref_cluster,
+        "row": first_row + place,
+    }
+    _set(mention, "__dict__", content)
     return mention
 
 
-def passes(mention: Mention, thresholds: Thresholds) -> bool:
-    """Whether a mention passes at least one threshold; compared in float32, as scores are stored."""
-    return any(getattr(mention, source) >= least for source, least in _least(thresholds))
+def as_hit(chunk_id: int, score: float, mentions: tuple[Mention, ...]) -> Hit:
+    """A hit of an entity."""
+    hit = _new(Hit)
+    _set(hit, "__dict__", {"chunk_id": chunk_id, "score": score, "mentions": mentions, "phrases": ()})
+    return hit
 
 
 @lru_cache(maxsize=256)
-def _least(thresholds: Thresholds) -> tuple[tuple[str, float], ...]:
-    return tuple((source, float(np.float32(least))) for source, least in thresholds.active().items())
+def _test(thresholds: Thresholds | None) -> Callable[[RawMention], bool]:
+    """Whether a mention passes at least one threshold, compared in float32, as scores are stored."""
+    if thresholds is None:
+        return lambda mention: True
+    active = thresholds.active()
+    h, e, c, k = (float(np.float32(active.get(source, np.inf))) for source in SOURCES)
+    return lambda mention: mention[3] >= h or mention[4] >= e or mention[5] >= c or mention[6] >= k
 
 
 def _unscored(chunk_ids: Ids) -> Matches:

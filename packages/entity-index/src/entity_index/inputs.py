@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from chunk_provenance import ChunkStore, MixtureStore
 from entity_index.reading import count_mentions, parts_of, stream_mentions
+from entity_index.source import ChunkBatch
 from entity_index.texts import Chunk
 
 CHUNKS_A_BATCH = 1 << 12
@@ -26,6 +27,16 @@ class MentionStream(Protocol):
 
 
 @dataclass(frozen=True)
+class Separate:
+    """Mentions and texts that are read one after the other."""
+
+    num_mentions: int
+    stream_mentions: MentionStream
+    stream_chunks: Callable[[int], Iterator[Chunk]]
+    """Chunks with their texts, from a chunk id on."""
+
+
+@dataclass(frozen=True)
 class Input:
     """An opened source of an index."""
 
@@ -33,10 +44,8 @@ class Input:
     """What messages call its mentions."""
     sha256: str
     num_chunks: int
-    num_mentions: int
-    stream_mentions: MentionStream
-    stream_chunks: Callable[[int], Iterator[Chunk]]
-    """Chunks with their texts, from a chunk id on."""
+    streams: Separate | Callable[[int], Iterator[ChunkBatch]]
+    """How to read it; what can only be read in one go gives batches, from the chunk id or before it."""
     largest_score: float = 1.0
 
 
@@ -48,11 +57,13 @@ def store_input(store: ChunkStore) -> Input:
         mentions_name=name,
         sha256=store.sha256,
         num_chunks=store.num_chunks,
-        num_mentions=count_mentions(parts),
-        stream_mentions=lambda *, piece_rows, first_row: stream_mentions(
-            parts, piece_rows=piece_rows, first_row=first_row
+        streams=Separate(
+            count_mentions(parts),
+            lambda *, piece_rows, first_row: stream_mentions(
+                parts, piece_rows=piece_rows, first_row=first_row
+            ),
+            lambda first_chunk: _chunks(store, first_chunk),
         ),
-        stream_chunks=lambda first_chunk: _chunks(store, first_chunk),
         largest_score=LARGEST_PUBLISHED if _is_published(store) else 1.0,
     )
 

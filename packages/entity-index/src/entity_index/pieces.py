@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from chunk_provenance import FormatError
 from entity_index.bits import Ids
 from entity_index.query import DEFAULT_THRESHOLDS, SOURCES, Thresholds
-from entity_index.scores import COLUMNS, Floats, as_hundredths, expected_score
+from entity_index.scores import AS_FLOAT, COLUMNS, Floats, as_hundredths, expected_score
 
 Column = npt.NDArray[Any]
 
@@ -79,11 +79,9 @@ def make_piece(mentions: pa.Table, bounds: Bounds) -> Piece:
         mentions = mentions.select(STRINGS).take(pa.array(order))
     _check_scores(columns, bounds)
     entities, code = sorted_codes(mentions["entity"])
-    names = _names(mentions, code, columns, len(entities))
     by_entity = stable_order(code)
-    columns = {name: column[by_entity] for name, column in columns.items()}
+    code = code[by_entity]
     scores, seen = _compact_scores({name: columns[name] for name in COLUMNS})
-    counts = np.bincount(code, minlength=len(entities))
     rows = {
         "chunk": shrunk(columns["chunk_id"] - first_chunk),
         "char_start": shrunk(columns["char_start"]),
@@ -92,6 +90,8 @@ def make_piece(mentions: pa.Table, bounds: Bounds) -> Piece:
         **scores,
     }
     largest = {name: int(rows[name].max(initial=0)) for name in ("char_start", "length", "place")}
+    rows = {name: column[by_entity] for name, column in rows.items()}
+    counts = np.bincount(code, minlength=len(entities))
     summary = {
         "num_mentions": len(chunk),
         "num_postings": len(code),
@@ -103,7 +103,7 @@ def make_piece(mentions: pa.Table, bounds: Bounds) -> Piece:
     return Piece(
         pa.table(rows),
         pa.table({"entity": entities, "rows": counts.astype(np.uint32)}),
-        names,
+        _names(mentions, by_entity, code, rows, len(entities)),
         sizes.astype(np.uint32),
         summary,
     )
@@ -116,7 +116,9 @@ def _numbers(column: pa.ChunkedArray) -> Ids:
 
 def _scores(column: pa.ChunkedArray) -> Floats:
     """Scores; a missing one is 0."""
-    scores: Floats = pc.fill_null(column, 0.0).to_numpy().astype(np.float32, copy=False)
+    if column.null_count:
+        column = column.fill_null(0.0)
+    scores: Floats = column.to_numpy().astype(np.float32, copy=False)
     return scores
 
 
@@ -156,27 +158,20 @@ def _in_order(chunk_id: Ids, char_start: Ids, char_end: Ids) -> Ids | None:
 
 def sorted_codes(strings: pa.ChunkedArray) -> tuple[pa.Array, Ids]:
     """The distinct strings sorted by their bytes, and of each row the position among them; none is null."""
-    encoded = strings if pa.types.is_dictionary(strings.type) else strings.dictionary_encode()
-    encoded = encoded.unify_dictionaries().combine_chunks()
-    if isinstance(encoded, pa.ChunkedArray):  # without any chunk
-        return pa.array([], pa.string()), np.empty(0, dtype=np.int64)
-    indices, values = encoded.indices.to_numpy(zero_copy_only=False), encoded.dictionary
-    used = np.flatnonzero(np.bincount(indices, minlength=len(values)))
-    values = values.cast(pa.large_string()).take(pa.array(used))
-    order = pc.array_sort_indices(values).to_numpy()
-    rank = np.empty(len(encoded.dictionary), dtype=np.int64)
-    rank[used[order]] = np.arange(len(order))
-    return values.take(pa.array(order)), rank[indices]
+    values, (codes,) = _shared_codes(strings)
+    used = np.flatnonzero(np.bincount(codes, minlength=len(values)))
+    order = used[pc.array_sort_indices(values.take(pa.array(used))).to_numpy()]
+    rank = np.empty(len(values), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return values.take(pa.array(order)), rank[codes]
 
 
 def stable_order(codes: Ids) -> Ids:
-    """Rows by code, equal ones as they come: sorting numbers is much quicker than `argsort`."""
-    bits = max(1, len(codes).bit_length())
-    keys = codes << bits
-    keys |= np.arange(len(codes))
-    keys.sort()
-    keys &= (1 << bits) - 1
-    return keys
+    """Rows by code, equal ones as they come: 16 bits at a time, which NumPy counts."""
+    order = np.argsort((codes & 0xFFFF).astype(np.uint16), kind="stable")
+    for shift in range(16, int(codes.max(initial=0)).bit_length(), 16):
+        order = order[np.argsort((codes >> shift).astype(np.uint16)[order], kind="stable")]
+    return order
 
 
 def shrunk(numbers: Column) -> Column:
@@ -199,46 +194,69 @@ def _compact_scores(columns: dict[str, Floats]) -> tuple[dict[str, Column], dict
     return compact, {"hundredths": seen, "differences": differences}
 
 
-def passes(columns: dict[str, Column], thresholds: Thresholds) -> npt.NDArray[np.bool_]:
-    """Which mentions pass at least one threshold."""
-    active = thresholds.active().items()
-    result: npt.NDArray[np.bool_] = np.logical_or.reduce(
-        [columns[source] >= np.float32(least) for source, least in active]
-    )
+def passes(scores: dict[str, Column], thresholds: Thresholds) -> npt.NDArray[np.bool_]:
+    """Which mentions pass at least one threshold; scores are float32, or hundredths."""
+    passing = []
+    for source, least in thresholds.active().items():
+        column, wanted = scores[source], np.float32(least)
+        if column.dtype == np.uint8:
+            passing.append(column >= np.searchsorted(AS_FLOAT, wanted))
+        else:
+            passing.append(column >= wanted)
+    result: npt.NDArray[np.bool_] = np.logical_or.reduce(passing)
     return result
 
 
-def _names(mentions: pa.Table, entity: Ids, columns: dict[str, Column], num_entities: int) -> pa.Table:
-    """Which texts name which entities in how many chunks.
+def _names(
+    mentions: pa.Table, by_entity: Ids, entity: Ids, rows: dict[str, Column], num_entities: int
+) -> pa.Table:
+    """Which texts name which entities in how many chunks; rows and `entity` are sorted by entity.
 
     An entity's own name counts in every chunk that mentions it (default thresholds); another text where more
     than its cluster ties it to the entity.
     """
-    texts, (name, surface) = _shared_codes(mentions["name"], mentions["surface"])
-    chunk, count = columns["chunk_id"] - columns["chunk_id"].min(initial=0), len(texts)
-    spread = int(chunk.max(initial=0)) + 1
+    texts, codes = _shared_codes(mentions["name"], mentions["surface"])
+    name, surface = (code[by_entity] for code in codes)
+    count, spread = max(1, len(texts)), int(rows["chunk"].max(initial=0)) + 1
     assert num_entities * count * spread < 1 << 62, "a piece is too large"
     nonempty = np.append(pc.not_equal(texts, "").to_numpy(zero_copy_only=False), False)  # -1: no text
-    passing = passes(columns, DEFAULT_THRESHOLDS)
-    told = np.flatnonzero(passes(columns, RESOLVED) & nonempty[surface] & (surface != name))
-    named = np.flatnonzero(nonempty[name])
-    counted = named[passing[named]]
-    pairs = np.concatenate([entity[counted] * count + name[counted], entity[told] * count + surface[told]])
-    keys = pairs * spread + np.concatenate([chunk[counted], chunk[told]])
-    in_chunks = run_lengths(run_lengths(keys)[0] // spread)
-    said = np.flatnonzero(name >= 0)
-    times = run_lengths(entity[said] * count + name[said])
-    all_pairs = run_lengths(np.concatenate([in_chunks[0], times[0]]))[0]
-    text = all_pairs % max(count, 1)
+
+    def keys(chosen: Ids, text: Column) -> Ids:
+        pair: Ids = (entity[chosen] * count + text[chosen]) * spread
+        return pair + rows["chunk"][chosen]
+
+    named = np.flatnonzero(passes(rows, DEFAULT_THRESHOLDS) & nonempty[name])
+    told = np.flatnonzero(passes(rows, RESOLVED) & nonempty[surface] & (surface != name))
+    in_chunks = run_lengths(_united(_distinct(keys(named, name)), _distinct(keys(told, surface))) // spread)
+    times = _count_names(entity, name, count)
+    all_pairs = _united(in_chunks[0], times[0])
+    text = all_pairs % count
     return pa.table(
         {
-            "entity": (all_pairs // max(count, 1)).astype(np.uint32),
+            "entity": (all_pairs // count).astype(np.uint32),
             "text": texts.take(pa.array(text)),
             "named": nonempty[text],
             "chunks": _placed(all_pairs, *in_chunks),
             "times": _placed(all_pairs, *times),
         }
     )
+
+
+def _count_names(entity: Ids, name: Column, count: int) -> tuple[Ids, Ids]:
+    """How many mentions of an entity carry a name: keys entity * count + name, sorted, and times.
+
+    Most entities have one name, so that runs of equal rows are few.
+    """
+    begins = np.ones(len(entity), dtype=bool)
+    begins[1:] = (entity[1:] != entity[:-1]) | (name[1:] != name[:-1])
+    firsts = np.flatnonzero(begins)
+    lengths = np.diff(firsts, append=len(entity))
+    firsts, lengths = firsts[name[firsts] >= 0], lengths[name[firsts] >= 0]
+    keys = entity[firsts] * count + name[firsts]
+    order = np.argsort(keys, kind="stable")
+    distinct, sizes = run_lengths(keys[order])
+    starts = np.cumsum(sizes) - sizes
+    return distinct, np.add.reduceat(lengths[order], starts) if len(starts) else starts
 
 
 def _placed(keys: Ids, some: Ids, counts: Ids) -> npt.NDArray[np.uint32]:
@@ -248,28 +266,65 @@ def _placed(keys: Ids, some: Ids, counts: Ids) -> npt.NDArray[np.uint32]:
     return result
 
 
+def _distinct(keys: Ids) -> Ids:
+    """The distinct keys, sorted; changes the order of `keys`, which often come sorted."""
+    keys = keys[_begins(keys)]
+    if np.any(keys[1:] < keys[:-1]):
+        keys.sort()
+        keys = keys[_begins(keys)]
+    return keys
+
+
+def _united(some: Ids, others: Ids) -> Ids:
+    """The keys in one or both of two sorted lists."""
+    keys = np.concatenate([some, others])
+    keys.sort(kind="stable")  # quick for two runs
+    return keys[_begins(keys)]
+
+
 def run_lengths(keys: Ids) -> tuple[Ids, Ids]:
-    """The distinct keys, sorted, and how often each occurs; changes the order of `keys`."""
-    keys.sort()
-    firsts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]])[: len(keys)])
-    return keys[firsts], np.diff(np.append(firsts, len(keys)))
+    """The distinct ones of sorted keys, and how often each occurs."""
+    firsts = np.flatnonzero(_begins(keys))
+    return keys[firsts], np.diff(firsts, append=len(keys))
 
 
-def _shared_codes(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[Ids]]:
-    """The distinct strings of some columns, and for each the codes of its rows; -1 is null."""
-    chunks = [
-        chunk
+def _begins(keys: Ids) -> npt.NDArray[np.bool_]:
+    """Which keys differ from the one before."""
+    begins = np.ones(len(keys), dtype=bool)
+    begins[1:] = keys[1:] != keys[:-1]
+    return begins
+
+
+def _shared_codes(*columns: pa.ChunkedArray) -> tuple[pa.Array, list[Column]]:
+    """The distinct strings of some columns, and for each the codes of its rows; -1 is null.
+
+    Only the dictionaries of the columns' chunks are compared as strings.
+    """
+    encoded = [
+        [
+            chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode()
+            for chunk in column.chunks
+        ]
         for column in columns
-        for chunk in (column if pa.types.is_dictionary(column.type) else column.dictionary_encode())
-        .unify_dictionaries()
-        .chunks
     ]
-    if not chunks:
-        return pa.array([], pa.large_string()), [np.empty(0, dtype=np.int64) for _ in columns]
-    encoded = pa.chunked_array(chunks).unify_dictionaries()
-    codes = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy() for chunk in encoded.chunks])
-    texts = encoded.chunk(0).dictionary.cast(pa.large_string())
-    return texts, np.split(codes.astype(np.int64), len(columns))
+    dictionaries = [chunk.dictionary.cast(pa.string()) for chunks in encoded for chunk in chunks]
+    if not dictionaries:
+        return pa.array([], pa.string()), [np.empty(0, dtype=np.int32) for _ in columns]
+    shared = pa.concat_arrays(dictionaries).dictionary_encode()
+    borders = np.cumsum([len(dictionary) for dictionary in dictionaries])[:-1]
+    maps = iter(np.split(shared.indices.to_numpy(), borders))
+    codes = [np.concatenate([_mapped(chunk, next(maps)) for chunk in chunks]) for chunks in encoded]
+    return shared.dictionary, codes
+
+
+def _mapped(encoded: pa.DictionaryArray, codes: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    """The rows' codes, of the codes of the dictionary; -1 is null."""
+    indices = encoded.indices
+    if not indices.null_count:
+        mapped: npt.NDArray[np.int32] = codes[indices.to_numpy()]
+        return mapped
+    mapped = np.append(codes, np.int32(-1))[indices.fill_null(len(codes)).to_numpy()]
+    return mapped
 
 
 # Files

@@ -6,6 +6,7 @@ sorted by entity and chunk, C chunks. Everything is memory-mapped. FORMAT.md des
 """
 
 import mmap
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from entity_index.bits import Bitmap, Packed, map_bytes, read_bits, unaligned_wo
 from entity_index.bits import Ids as Ids  # part of this module's names, too
 from entity_index.query import DEFAULT_THRESHOLDS, SOURCES, Thresholds
 from entity_index.records import RawMention, Records, open_records
-from entity_index.scores import AS_FLOAT, Floats, decode_sum, passing
+from entity_index.scores import AS_FLOAT, COLUMNS, Floats, decode_sum, passing
 
 Column = npt.NDArray[Any]
 Scores = Floats
@@ -27,8 +28,10 @@ SAMPLE = 128
 """... and every so many pairs the chunk id itself."""
 LISTED_FROM, LISTED = 1024, 64
 """An entity in so many chunks or more has its best chunks listed, so many at most."""
-BLOCK = 1 << 21
-"""How many mentions or pairs are taken into memory at a time by what must read all."""
+BLOCK = 1 << 16
+"""How many mentions are looked at together by what must read many: so many stay in the processor's cache."""
+MASK_SHARE = 64
+"""Lists of ids are compared through a byte for every id where at least one of so many is in a list."""
 
 FREQUENT_COLUMNS = ("entity", "pairs_through", "first_byte", "width", "first_sample", "listed", "matching")
 
@@ -47,6 +50,9 @@ class Postings:
         self._first = Bitmap(folder / "first.bits", load_column(folder, "first_counts"))
         frequent = load_column(folder, "frequent")
         self._frequent = {name: np.array(frequent[:, i]) for i, name in enumerate(FREQUENT_COLUMNS)}
+        self._decoding = np.stack(
+            [self._frequent[name] for name in ("first_byte", "width", "first_sample")], axis=1
+        )
         self._rare_chunks = Packed(folder / "rare_chunks.bits", widths["chunk"])
         self._deltas: mmap.mmap = map_bytes(folder / "deltas.bits")
         self._delta_words = unaligned_words(self._deltas)
@@ -90,9 +96,9 @@ class Postings:
             chunks = self._listed_chunks[rows].astype(np.int64)
             return total, pairs, chunks, self.scores_of(self.best[pairs])
         codes = self.best[start:end]
-        found = np.flatnonzero(matching(codes))
-        chosen = found[best_ranked(codes[found], limit)]
-        return len(found), chosen + start, self.chunks_of(entity)[chosen], self.scores_of(codes[chosen])
+        total = int(np.count_nonzero(matching(codes)))
+        chosen = descending(codes)[: min(limit, total)]  # those that do not match come last
+        return total, chosen + start, self.chunks_of(entity)[chosen], self.scores_of(codes[chosen])
 
     def matches(self, entity: int, thresholds: Thresholds) -> tuple[Ids, Scores]:
         """The chunks of an entity where a mention passes, ascending, with the best score among those."""
@@ -127,11 +133,11 @@ class Postings:
 
     def _decode(self, place: int, first: int, end: int) -> Ids:
         """Chunks `first` (of a sample) to `end` of a frequent entity."""
-        row = {name: int(column[place]) for name, column in self._frequent.items()}
-        width = row["width"]
-        bits = row["first_byte"] * 8 + np.arange(first, end - 1) * width
+        first_byte, width, sample = self._decoding[place].tolist()
+        bits = np.arange(first, end - 1) * width
+        bits += first_byte * 8
         chunks = np.empty(end - first, dtype=np.int64)
-        chunks[0] = self._samples[row["first_sample"] + first // SAMPLE]
+        chunks[0] = self._samples[sample + first // SAMPLE]
         chunks[1:] = read_bits(self._delta_words, bits, width).view(np.int64)
         chunks[1:] += 1
         return np.cumsum(chunks, out=chunks)
@@ -150,10 +156,8 @@ class Postings:
 
     def mentions_of(self, pairs: Ids) -> list[list[RawMention]]:
         """The mentions of each pair, by place; `place` becomes the row in the store only by `first_row`."""
-        return [
-            [self.records[position] for position in range(start, start + self._first.run_length(start))]
-            for start in self._first.place_of(pairs).tolist()
-        ]
+        length = self._first.run_length
+        return self.records.read([(start, length(start)) for start in self._first.place_of(pairs).tolist()])
 
     def first_row(self, chunk_id: int) -> int:
         """The row of a chunk's first mention in the store."""
@@ -161,20 +165,25 @@ class Postings:
 
     def _passing_pairs(self, start: int, end: int, thresholds: Thresholds) -> tuple[Ids, Scores]:
         """Those of a range of pairs that have a passing mention, and the best score among those."""
+        pairs, scores = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.float32)]
+        for found, positions in self._passing(start, end, thresholds):
+            codes = self.records.scores(COLUMNS, positions)
+            pairs.append(found)
+            scores.append(decode_sum(codes, self.records.codes))
+        return best_per_chunk(np.concatenate(pairs), np.concatenate(scores))
+
+    def _passing(self, start: int, end: int, thresholds: Thresholds) -> Iterator[tuple[Ids, Ids]]:
+        """The passing mentions of a range of pairs, a block at a time: of each its pair, and its position."""
         if start == end:
-            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+            return
         first, last = self._first.place_of(np.array([start, end])).tolist()
-        pairs, scores = [], []
         for begin in range(first, last, BLOCK):
             stop = min(begin + BLOCK, last)
-            positions = np.arange(begin, stop)
-            codes = self.records.scores(("score", *SOURCES), positions)
+            codes = self.records.scores(list(thresholds.active()), np.arange(begin, stop))
             keep = np.flatnonzero(passing(codes, self.records.codes, thresholds))
             owner = np.cumsum(self._first.flags(begin, stop), dtype=np.int64)
-            pairs.append(start + owner[keep] - 1)
+            yield owner[keep] + (start - 1), keep + begin
             start += int(owner[-1])
-            scores.append(decode_sum({name: code[keep] for name, code in codes.items()}, self.records.codes))
-        return best_per_chunk(np.concatenate(pairs), np.concatenate(scores))
 
     # Pairs of chunks
 
@@ -190,6 +199,19 @@ class Postings:
         """The entities of pairs."""
         key = pairs.astype(self.pair_starts.dtype)
         return np.searchsorted(self.pair_starts, key, side="right") - 1
+
+    def count_of(self, parts: Iterable[Ids]) -> Ids:
+        """How many of some pairs, each counted once, every entity has, (E,). Takes a byte for every pair."""
+        marked = np.zeros(self.num_pairs, dtype=np.uint8)
+        for pairs in parts:
+            marked[pairs] = 1
+        return self._sums(marked)
+
+    def _sums(self, marked: npt.NDArray[np.uint8]) -> Ids:
+        """How many pairs of each entity are marked; every entity has a pair."""
+        if not self.num_entities:
+            return np.empty(0, dtype=np.int64)
+        return np.add.reduceat(marked, self.pair_starts[:-1].astype(np.int64), dtype=np.int64)
 
     def passing_pairs(self, pairs: Ids, thresholds: Thresholds) -> Ids:
         """Those of some pairs that have a passing mention."""
@@ -210,17 +232,9 @@ class Postings:
 
     def count_chunks(self, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Ids:
         """For every entity, (E,), in how many chunks a mention of it passes. Reads all pairs or mentions."""
-        before = np.zeros(self.num_pairs + 1, dtype=np.uint32 if self.num_pairs < 1 << 32 else np.int64)
-        for start in range(0, self.num_pairs, BLOCK):
-            end = min(start + BLOCK, self.num_pairs)
-            if thresholds == DEFAULT_THRESHOLDS:
-                before[start + 1 : end + 1] = matching(self.best[start:end])
-            else:
-                before[1 + self._passing_pairs(start, end, thresholds)[0]] = 1
-        np.cumsum(before, out=before)
-        until = before[self.pair_starts].astype(np.int64)
-        counts: Ids = until[1:] - until[:-1]
-        return counts
+        if thresholds == DEFAULT_THRESHOLDS:
+            return self._sums(matching(self.best[:]).view(np.uint8))
+        return self.count_of(pairs for pairs, _ in self._passing(0, self.num_pairs, thresholds))
 
     def scores_of(self, codes: Column) -> Scores:
         """Scores of `best`."""
@@ -261,8 +275,25 @@ def best_ranked(scores: Column, limit: int | None) -> Ids:
     return np.concatenate([above[np.argsort(-scores[above].astype(np.float64), kind="stable")], equal])
 
 
+def descending(scores: Column) -> Ids:
+    """Places of scores or their codes, the highest first, equal ones in the order they come."""
+    if scores.dtype == np.uint8:
+        return np.argsort(~scores, kind="stable")
+    return np.argsort(-scores, kind="stable")
+
+
 def contained(chunk_ids: Ids, others: Ids) -> npt.NDArray[np.bool_]:
-    """Which of these ids are among the others; both ascending."""
+    """Which of these ids are among the others; both ascending.
+
+    Long lists are compared through a byte for every id, few ids by binary search.
+    """
+    if not len(chunk_ids) or not len(others):
+        return np.zeros(len(chunk_ids), dtype=bool)
+    least, greatest = int(others[0]), int(others[-1])
+    if greatest - least < MASK_SHARE * (len(chunk_ids) + len(others)):
+        found = np.zeros(greatest - least + 2, dtype=bool)  # the last one is for ids outside
+        found[others - least] = True
+        return found[np.clip(chunk_ids - least, -1, len(found) - 1)]
     places = np.searchsorted(others, chunk_ids)
     inside = places < len(others)
     inside[inside] = others[places[inside]] == chunk_ids[inside]

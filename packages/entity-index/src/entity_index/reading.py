@@ -12,8 +12,6 @@ import pyarrow.parquet as pq
 from chunk_provenance import ChunkStore, FormatError, MixtureStore
 from entity_index.pieces import NEEDED, STRINGS
 
-BATCH_ROWS = 1 << 17
-
 
 class Part(NamedTuple):
     """A chunk store that is, or is part of, what an index is made from."""
@@ -44,7 +42,7 @@ def stream_mentions(parts: Sequence[Part], *, piece_rows: int, first_row: int = 
     """
     waiting: list[pa.Table] = []
     rows = 0
-    for batch in _batches(parts, first_row):
+    for batch in _batches(parts, first_row, piece_rows):
         waiting.append(batch)
         rows += len(batch)
         if rows <= piece_rows:
@@ -65,7 +63,7 @@ def _end_of_chunk(chunk_id: pa.ChunkedArray, least: int) -> int | None:
     return least + int(begins[0]) if len(begins) else None
 
 
-def _batches(parts: Sequence[Part], first_row: int) -> Iterator[pa.Table]:
+def _batches(parts: Sequence[Part], first_row: int, rows: int) -> Iterator[pa.Table]:
     for path, first_chunk, _ in parts:
         file = _open(path)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
@@ -74,7 +72,7 @@ def _batches(parts: Sequence[Part], first_row: int) -> Iterator[pa.Table]:
             first_row -= sizes[groups.pop(0)]
         if not groups:
             continue
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(NEEDED)):
+        for batch in file.iter_batches(rows, row_groups=groups, columns=list(NEEDED)):
             table = pa.table(batch).slice(first_row)
             first_row = max(0, first_row - len(batch))
             if len(table):

@@ -5,7 +5,7 @@ its chunk's mentions in the store it is) and the five scores.
 """
 
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -69,11 +69,19 @@ class Records:
         self._numbers = [
             Packed(folder / f"mentions_{number}.bits", width) for number, width in enumerate(widths)
         ]
-        self._places = [(*fields[name][:2], (1 << fields[name].width) - 1) for name in (*PLACES, *SOURCES)]
-        score = fields["score"]
-        self._score_place = (*score[:2], (1 << score.width) - 1)
-        self._as_float = [_decoder(codes[source]) for source in SOURCES]
-        self._score = self._sum_decoder() if codes["score"].kind == "sum" else _decoder(codes["score"])
+        before = np.cumsum([0, *widths]).tolist()  # bits of the numbers before each, side by side
+        self._joined = [
+            (before[field.number] + field.shift, (1 << field.width) - 1)
+            for field in (fields[name] for name in (*PLACES, *SOURCES, "score"))
+        ]
+        self._offsets = before[:-1]
+        self._tables = [_table(codes[source]) for source in SOURCES]
+        self._is_sum = codes["score"].kind == "sum"
+        self._score = [0.0] if self._is_sum else _table(codes["score"])
+        self._differences = codes["score"].values or (0,)
+        self._terms = [
+            [weight * value for value in codes[name].values or (0,)] for name, weight in WEIGHTS.items()
+        ]
 
     def field(self, name: str, positions: Ids) -> Words:
         """One field of many mentions."""
@@ -88,42 +96,59 @@ class Records:
     def _used_by(self, names: Sequence[str]) -> set[int]:
         return {self.fields[name].number for name in names}
 
-    def __getitem__(self, position: int) -> RawMention:
-        """One mention, decoded in plain Python: for few that is quicker than arrays."""
-        numbers = [packed[position] for packed in self._numbers]
-        start, length, place, *sources = [
-            numbers[number] >> shift & mask for number, shift, mask in self._places
-        ]
-        number, shift, mask = self._score_place
-        score = self._score(numbers[number] >> shift & mask, sources)
-        h, e, c, cc = [decode(code, ()) for decode, code in zip(self._as_float, sources, strict=True)]
-        return start, start + length, score, h, e, c, cc, place
+    def read(self, runs: Iterable[tuple[int, int]]) -> list[list[RawMention]]:
+        """Runs of mentions (first, how many), decoded in plain Python: quicker than arrays for few."""
+        (s0, m0), (s1, m1), (s2, m2), (s3, m3), (s4, m4), (s5, m5), (s6, m6), (s7, m7) = self._joined
+        table_h, table_e, table_c, table_k = self._tables
+        join = self._numbers[0].__getitem__ if len(self._numbers) == 1 else self._join
+        score_of = self._sum if self._is_sum else self._score_alone
+        found = []
+        for start, count in runs:
+            mentions = []
+            for position in range(start, start + count):
+                bits = join(position)
+                begin = bits >> s0 & m0
+                h, e, c, k = bits >> s3 & m3, bits >> s4 & m4, bits >> s5 & m5, bits >> s6 & m6
+                score, end = score_of(bits >> s7 & m7, h, e, c, k), begin + (bits >> s1 & m1)
+                sources = table_h[h], table_e[e], table_c[c], table_k[k]
+                mentions.append((begin, end, score, *sources, bits >> s2 & m2))
+            found.append(mentions)
+        return found
 
-    def _sum_decoder(self) -> "Decode":
-        tables = [
-            [weight * value for value in self.codes[name].values or (0,)] for name, weight in WEIGHTS.items()
-        ]
-        one, two, three, four = tables
-        differences = self.codes["score"].values or (0,)
-        floats: list[float] = AS_FLOAT.tolist()
+    def _join(self, position: int) -> int:
+        """The numbers of a mention side by side."""
+        bits = 0
+        for packed, offset in zip(self._numbers, self._offsets, strict=True):
+            bits |= packed[position] << offset
+        return bits
 
-        def decode(code: int, sources: Sequence[int]) -> float:
-            h, e, c, cc = sources
-            expected = min(100, (one[h] + two[e] + three[c] + four[cc]) // 10)
-            return floats[expected + differences[code]]
+    def _sum(self, code: int, h: int, e: int, c: int, k: int) -> float:
+        """A score that is written as a difference."""
+        one, two, three, four = self._terms
+        expected = (one[h] + two[e] + three[c] + four[k]) // 10
+        return SCORES[(100 if expected > 100 else expected) + self._differences[code]]
 
-        return decode
-
-
-Decode = Callable[[int, Sequence[int]], float]
+    def _score_alone(self, code: int, *_: int) -> float:
+        return self._score[code]
 
 
-def _decoder(code: ScoreCode) -> Decode:
+SCORES: list[float] = AS_FLOAT.tolist()
+
+
+class _Floats:
+    """Stands for a list of the scores of all bits of a float32."""
+
+    _number, _float = struct.Struct("<I"), struct.Struct("<f")
+
+    def __getitem__(self, bits: int) -> float:
+        return float(self._float.unpack(self._number.pack(bits))[0])
+
+
+def _table(code: ScoreCode) -> "list[float] | _Floats":
+    """The score of each code."""
     if code.kind == "float":
-        unpack, pack = struct.Struct("<f").unpack, struct.Struct("<I").pack
-        return lambda number, _: float(unpack(pack(number))[0])
-    floats: list[float] = AS_FLOAT[list(code.values or (0,))].tolist()
-    return lambda number, _: floats[number]
+        return _Floats()
+    return [SCORES[value] for value in code.values or (0,)]
 
 
 def _extract(numbers: Words, field: Field) -> Words:

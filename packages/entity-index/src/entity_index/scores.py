@@ -106,7 +106,8 @@ def decode_sum(codes: dict[str, Words], described: dict[str, ScoreCode]) -> Floa
     if score.kind != "sum":
         return score.floats(codes["score"])
     sources = {source: described[source].numbers(codes[source]) for source in SOURCES}
-    return AS_FLOAT[expected_score(sources) + score.numbers(codes["score"])]
+    sums: Floats = AS_FLOAT[expected_score(sources) + score.numbers(codes["score"])]
+    return sums
 
 
 def choose_codes(

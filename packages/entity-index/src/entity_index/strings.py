@@ -4,6 +4,7 @@ Every 16th string is whole. Look-up in a sorted column is a binary search over t
 are put together.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +16,14 @@ import pyarrow as pa
 from entity_index.bits import Ids, Packed, PackedWriter, map_bytes, width_of
 
 BLOCK = 16
+KNOWN = 4096
+"""So many whole strings are kept in memory once a column is searched."""
 LONGEST_SHARED = 255
 PIECE = 1 << 16
 """Strings put into bytes at a time."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class StringColumn:
     """Strings by position. `range_of` and `prefix_range` need a column sorted by its bytes."""
 
@@ -28,6 +31,7 @@ class StringColumn:
     starts: Packed
     """Where each block begins in `content`."""
     length: int
+    _known: list[bytes] | None = None
 
     def __len__(self) -> int:
         """The number of strings."""
@@ -90,7 +94,12 @@ class StringColumn:
 
     def _block_before(self, key: bytes) -> int:
         """The last block whose first string is before the key, else the first block."""
-        low, high = 0, -(-self.length // BLOCK)
+        blocks = -(-self.length // BLOCK)
+        step = -(-blocks // KNOWN) or 1
+        if self._known is None:
+            self._known = [self._head(number) for number in range(0, blocks, step)]
+        low = max(0, bisect_left(self._known, key) - 1) * step
+        high = min(blocks, low + step)
         while high - low > 1:
             middle = (low + high) // 2
             if self._head(middle) < key:

@@ -6,10 +6,9 @@ as they are written, once in lower case, with their positions.
 
 import os
 import tempfile
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from entity_index.words import lower_case, spaced_words
 WRITER_MEMORY = 128_000_000
 CHUNKS_A_COMMIT = 1 << 18
 """A build that is killed loses at most so many."""
-CHUNKS_A_REPORT = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -36,37 +34,41 @@ class Chunk:
     """Empty where the document has none."""
 
 
-def write_texts(
-    folder: Path,
-    num_chunks: int,
-    stream: Callable[[int], Iterable[Chunk]],
-    *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Index chunks for phrase search. About 20,000 chunks of 1,000 characters in 2 s.
+class TextWriter:
+    """Indexes chunks for phrase search, in order; what a stopped build has committed is kept.
 
-    Args:
-        folder: where; what a stopped build has committed there is kept.
-        num_chunks: how many chunks there are.
-        stream: gives the chunks in order, from a chunk id on.
-        progress: told how many chunks are indexed, of how many.
+    About 20,000 chunks of 1,000 characters in 2 s.
     """
-    folder.mkdir(exist_ok=True)
-    index = tantivy.Index(_schema(), path=str(folder), reuse=True)
-    done = int(index.searcher().num_docs)
-    while done < num_chunks:
-        with index.writer(
-            heap_size=WRITER_MEMORY, num_threads=1
-        ) as writer:  # leaving it commits, or rolls back
-            for chunk in islice(stream(done), CHUNKS_A_COMMIT):
-                assert chunk.chunk_id == done, "chunks come in order, without gaps"
-                writer.add_document(_document(chunk))
-                done += 1
-                if done % CHUNKS_A_REPORT == 0:
-                    progress(done, num_chunks)
-    progress(done, num_chunks)
-    for file in folder.iterdir():
-        file.chmod((folder / ".tantivy-meta.lock").stat().st_mode)  # some are for the owner only
+
+    def __init__(self, folder: Path) -> None:
+        """Open the folder, or make it."""
+        folder.mkdir(exist_ok=True)
+        self._folder = folder
+        index = tantivy.Index(_schema(), path=str(folder), reuse=True)
+        self.num_chunks = int(index.searcher().num_docs)
+        """How many chunks are in it: those with smaller ids."""
+        self._writer = index.writer(heap_size=WRITER_MEMORY, num_threads=1)
+
+    def add(self, chunk: Chunk) -> None:
+        """Index the next chunk."""
+        assert chunk.chunk_id == self.num_chunks, "chunks come in order, without gaps"
+        self._writer.add_document(_document(chunk))
+        self.num_chunks += 1
+        if self.num_chunks % CHUNKS_A_COMMIT == 0:
+            self._writer.commit()
+
+    def __enter__(self) -> "TextWriter":
+        """Nothing to do."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Commit what is there; an unfinished build has use for it."""
+        self._writer.commit()
+        self._writer.wait_merging_threads()
+        for file in self._folder.iterdir():
+            file.chmod((self._folder / ".tantivy-meta.lock").stat().st_mode)  # some are for the owner only
 
 
 def _document(chunk: Chunk) -> tantivy.Document:

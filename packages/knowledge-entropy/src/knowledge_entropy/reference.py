@@ -121,8 +121,14 @@ def check_configurations(references: list[Reference]) -> None:
     """Refuse a series of which a model is not there, before any is read."""
     for reference in references:
         if find_file(reference, "config.json") is None:
+            local = Path(reference.path).is_dir()
             raise FileNotFoundError(
-                f"model {str(reference)!r} has no config.json: expected a folder written by save_pretrained"
+                f"model {str(reference)!r} has no config.json"
+                + (
+                    ": expected a folder written by save_pretrained"
+                    if local
+                    else " on the hub (or, offline, in its cache): check repository, revision and subfolder"
+                )
             )
 
 

@@ -27,6 +27,18 @@ def inject(order: DataOrder, plan: pa.Table, store: ChunkStore, **info: Any) -> 
         ValueError: all that is wrong: an update or row that is not there, two placements in a slot, more
             tokens than the row has, tokens the store's tokenizer does not have, a slot that is held out; or
             the order has injected items already.
+
+    >>> from types import SimpleNamespace
+    >>> from chunk_provenance.injection.plan_file import make_injection_plan
+    >>> item = {"update": 1, "row": 0, "placement": "prepend", "item_id": "moon/0", "tokens": [1, 2]}
+    >>> order = DataOrder(np.array([0, 2]), np.array([5, 3]), np.array([0]))  # chunks 5 and 3 in update 1
+    >>> lengths = {"bucket": np.full(6, 8), "length": np.full(6, 7)}
+    >>> store = SimpleNamespace(**lengths, num_chunks=6, sha256="abc", vocab_size=9)
+    >>> injected = inject(order, make_injection_plan([item]), store)
+    >>> injected.ids.tolist(), injected.chunk_ids.tolist()
+    ([-1, 3], [5, 3])
+    >>> injected.injections.select(["chunk_id", "displaced", "kept"]).to_pylist()
+    [{'chunk_id': 5, 'displaced': 1, 'kept': 6}]
     """
     check_store(order, store.sha256)
     if order.injections is not None:
@@ -75,6 +87,9 @@ def _slot_problems(order: DataOrder, plan: pa.Table, store: ChunkStore) -> Itera
             yield f"{where}: the row's chunk {order.ids[start + row]} is held out, its slot stays"
         if order.ids[start + row] < 0:
             yield f"{where}: the row holds the injected item {order.ids[start + row]} already"
+            continue
+        if order.ids[start + row] >= store.num_chunks:
+            yield f"{where}: the chunk {order.ids[start + row]}, the store has {store.num_chunks} chunks"
             continue
         length = sum(len(tokens[item]) for item in items)
         if length > (bucket := int(store.bucket[order.ids[start + row]])):

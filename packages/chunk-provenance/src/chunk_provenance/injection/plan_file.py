@@ -53,6 +53,10 @@ def make_injection_plan(rows: Sequence[dict[str, Any]]) -> pa.Table:
     """A plan of rows: `update`, `row`, `placement`, `item_id`, `tokens` and, if wanted, `text`, `entities`.
 
     It is sorted by update and row; items of one row keep their order. Hashes are added.
+
+    >>> row = {"update": 7, "row": 0, "placement": "replace", "item_id": "moon/0", "tokens": [5, 1]}
+    >>> make_injection_plan([row]).select(["update", "item_id", "text"]).to_pylist()
+    [{'update': 7, 'item_id': 'moon/0', 'text': ''}]
     """
     filled = [
         {"text": "", "entities": [], **row, "sha256": hash_tokens(row["tokens"])}

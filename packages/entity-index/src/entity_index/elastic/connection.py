@@ -85,17 +85,17 @@ def connect(url: str, security: Security | None = None) -> Elasticsearch:
     """A client of a server that answers and is of version 8 or 9.
 
     Args:
-        url: its address, such as `https://search.example:9200`.
+        url: its address, such as `https://search.example:9200`, or those of several nodes, with commas.
         security: by default, what the environment says.
 
     Raises:
         ValueError: the address is none or not safe, or the server does not answer as it should.
     """
     security = security_from(os.environ) if security is None else security
-    address = check_address(url, security)
+    addresses = [check_address(part, security) for part in url.split(",")]
     if not (log := logging.getLogger("elastic_transport")).handlers:
         log.addHandler(logging.NullHandler())  # what it warns of is said here, in one sentence
-    client = Elasticsearch(_plain(address), **_options(address, security))
+    client = Elasticsearch([_plain(address) for address in addresses], **_options(addresses[0], security))
     try:
         check_version(read_version(client), url)
     except ApiError as error:
@@ -185,8 +185,10 @@ def _refusal(url: str, error: ApiError) -> str:
     """The server answered, but not with what was asked for."""
     status = error.meta.status
     if status == 401:
-        return f"{url} wants to know who asks (status 401): set {PREFIX}API_KEY_FILE, or {PREFIX}USER and "
-        f"{PREFIX}PASSWORD_FILE, to what it knows"
+        return (
+            f"{url} wants to know who asks (status 401): set {PREFIX}API_KEY_FILE, or {PREFIX}USER and "
+            f"{PREFIX}PASSWORD_FILE, to what it knows"
+        )
     if status == 403:
         return f"{url} forbids to ask for its version (status 403): the privilege 'monitor' is needed"
     return f"{url} does not answer as Elasticsearch does (status {status})"
@@ -200,13 +202,13 @@ def _failure(url: str, error: Exception) -> str:
         return f"{url} did not answer within {REQUEST_SECONDS} s"
     if isinstance(error, TlsError):
         return (
-            f"{url} is not trusted ({_innermost(error)}): set {PREFIX}CA_FILE or {PREFIX}FINGERPRINT, if it "
-            "is the right one"
+            f"{url} is not trusted ({innermost_reason(error)}): set {PREFIX}CA_FILE or {PREFIX}FINGERPRINT, "
+            "if it is the right one"
         )
-    return f"{url} cannot be reached: {_innermost(error)}"
+    return f"{url} cannot be reached: {innermost_reason(error)}"
 
 
-def _innermost(error: Exception) -> str:
+def innermost_reason(error: Exception) -> str:
     """The last of a chain of reasons."""
     chain = [error, error.__cause__, *getattr(error, "errors", ())]
     text = " ".join(str(link) for link in chain if link is not None)

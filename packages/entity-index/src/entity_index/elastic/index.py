@@ -192,13 +192,7 @@ class ElasticIndex:
     ) -> list[EntityCount]:
         """The entities in the same chunks as this one, by the number of chunks they share, then by entity."""
         where = matching(Entity(entity, thresholds), phrase_in_text)
-        around: list[Json] = [{"nested": {"path": CANDIDATE}}, {"filter": passing(thresholds)}]
-        within: Json = {"chunks": {"reverse_nested": {}}}
-        buckets = self._lower.buckets(where, {"entity": f"{CANDIDATE}.qid"}, around, within)
-        counts = [(-bucket["chunks"]["doc_count"], bucket["key"]["entity"]) for bucket in buckets]
-        best = sorted(pair for pair in counts if pair[1] != entity)[:limit]
-        named = index_names.main_names(self._lower, [other for _, other in best])
-        return [EntityCount(other, named.get(other), -count) for count, other in best]
+        return index_names.co_occurring(self._lower, where, entity, thresholds, limit=limit)
 
 
 def open_elastic(reference: str) -> ElasticIndex:

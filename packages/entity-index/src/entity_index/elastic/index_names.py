@@ -22,7 +22,7 @@ from entity_index.elastic.queries import (
     in_mentions,
     passing,
 )
-from entity_index.index import NameMatch
+from entity_index.index import EntityCount, NameMatch
 from entity_index.query import DEFAULT_THRESHOLDS, Thresholds
 from entity_index.words import lower_case
 
@@ -82,6 +82,24 @@ def names(target: Target, text: str, *, prefix: bool, limit: int | None) -> list
     order = sorted(best, key=lambda entity: (best[entity][0], entity))[:limit]
     main = main_names(target, order)
     return [NameMatch(entity, main.get(entity), -best[entity][0], best[entity][2]) for entity in order]
+
+
+def co_occurring(
+    target: Target, where: Json, entity: str, thresholds: Thresholds, *, limit: int | None
+) -> list[EntityCount]:
+    """The other entities in these chunks, by chunks, then by entity."""
+    around: list[Json] = [{"nested": {"path": CANDIDATE}}, {"filter": passing(thresholds)}]
+    if limit is None or target.num_shards() > 1:  # several shards each have other best ones
+        buckets = target.buckets(where, {"entity": QID}, around, _CHUNKS)
+        counts = [(-bucket["chunks"]["doc_count"], bucket["key"]["entity"]) for bucket in buckets]
+    else:
+        order = [{"chunks": "desc"}, {"_key": "asc"}]
+        counted: Json = {"terms": {"field": QID, "size": limit + 1, "order": order}, "aggs": _CHUNKS}
+        found = target.aggregated(where, around, counted)["buckets"]
+        counts = [(-bucket["chunks"]["doc_count"], bucket["key"]) for bucket in found]
+    best = sorted(pair for pair in counts if pair[1] != entity)[:limit]
+    named = main_names(target, [other for _, other in best])
+    return [EntityCount(other, named.get(other), -count) for count, other in best]
 
 
 def _by_name(target: Target, candidates: Json) -> Footprints:

@@ -8,6 +8,7 @@ from typing import Any
 from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch
 
+from entity_index.elastic.connection import innermost_reason
 from entity_index.elastic.queries import Json
 
 HITS_A_PAGE = 1000
@@ -16,6 +17,8 @@ IDS_A_PAGE = 10_000
 """Hits without; the server gives no more at once."""
 BUCKETS_A_PAGE = 10_000
 KEEP_ALIVE = "5m"
+SECONDS = 600
+"""What a request may take: counts over all mentions of LMEnt take minutes."""
 
 
 @contextmanager
@@ -26,8 +29,7 @@ def one_sentence() -> Iterator[None]:
     except ApiError as error:
         raise ValueError(f"Elasticsearch refused (status {error.meta.status}): {reason_of(error)}") from error
     except TransportError as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"Elasticsearch cannot be reached: {reason}") from error
+        raise ValueError(f"Elasticsearch cannot be reached: {innermost_reason(error)}") from error
 
 
 def reason_of(error: ApiError) -> str:
@@ -54,12 +56,19 @@ class Target:
     def search(self, **body: Any) -> Json:
         """One search; all matches are counted."""
         with one_sentence():
-            return self.client.search(index=self.index, **body).body  # type: ignore[no-any-return]
+            client = self.client.options(request_timeout=SECONDS)
+            return client.search(index=self.index, **body).body  # type: ignore[no-any-return]
 
     def count(self, query: Json) -> int:
         """How many documents match."""
         with one_sentence():
             return int(self.client.count(index=self.index, query=query)["count"])
+
+    def num_shards(self) -> int:
+        """Of how many shards it consists; LMEnt's are of one."""
+        with one_sentence():
+            (found,) = self.client.indices.get_settings(index=self.index).body.values()
+        return int(found["settings"]["index"]["number_of_shards"])
 
     def pages(self, query: Json, *, limit: int | None, size: int, **body: Any) -> Iterator[Json]:
         """Answers with up to `limit` hits in all (None: every one), of one state of the index."""
@@ -69,9 +78,13 @@ class Target:
             while limit is None or limit > 0:
                 wanted = size if limit is None else min(size, limit)
                 with one_sentence():
-                    answer: Json = self.client.search(
-                        query=query, size=wanted, pit={"id": opened, "keep_alive": KEEP_ALIVE}, **body
-                    ).body
+                    answer: Json = (
+                        self.client.options(request_timeout=SECONDS)
+                        .search(
+                            query=query, size=wanted, pit={"id": opened, "keep_alive": KEEP_ALIVE}, **body
+                        )
+                        .body
+                    )
                 yield answer
                 hits = answer["hits"]["hits"]
                 if len(hits) < wanted:
@@ -96,13 +109,17 @@ class Target:
         sources = [{label: {"terms": {"field": field}}} for label, field in fields.items()]
         composite: Json = {"size": BUCKETS_A_PAGE, "sources": sources}
         while True:
-            aggregation: Json = {"composite": composite, "aggs": within}
-            for outer in reversed(around):
-                aggregation = {**outer, "aggs": {"inside": aggregation}}
-            answer = self.search(query=query, size=0, aggs={"inside": aggregation})["aggregations"]
-            while "buckets" not in answer:
-                answer = answer["inside"]
+            answer = self.aggregated(query, around, {"composite": composite, "aggs": within})
             yield from answer["buckets"]
             if len(answer["buckets"]) < BUCKETS_A_PAGE:
                 return
             composite["after"] = answer["after_key"]
+
+    def aggregated(self, query: Json, around: list[Json], aggregation: Json) -> Json:
+        """The answer of one aggregation inside others."""
+        for outer in reversed(around):
+            aggregation = {**outer, "aggs": {"inside": aggregation}}
+        answer: Json = self.search(query=query, size=0, aggs={"inside": aggregation})["aggregations"]
+        while "buckets" not in answer:
+            answer = answer["inside"]
+        return answer
