@@ -20,7 +20,6 @@ from entity_index.annotate_command import annotate
 from entity_index.backend import Backend, check_client, open_backend
 from entity_index.build import Progress as Told
 from entity_index.build_command import (
-    DryRun,
     FromLMEnt,
     Tokenizer,
     build_here,
@@ -104,7 +103,6 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     from_lment: FromLMEnt = None,
     tokenizer: Tokenizer = None,
-    dry_run: DryRun = False,
     elasticsearch: Elasticsearch = None,
     index_name: IndexName = None,
     replicas: Replicas = 0,
@@ -129,9 +127,6 @@ def build(
         if index is not None:
             raise ValueError("give either STORE or --from-lment")
         store, index = None, store
-    if dry_run:
-        print_estimate(input_of(store, published), memory, index)
-        return
     if elasticsearch is not None:
         if index is not None or index_name is None:
             raise ValueError("an index on a server has a name: give --index NAME, and no folder")
@@ -146,6 +141,10 @@ def build(
             allow_rejected=allow_rejected,
             only_estimate=dry_run,
         )
+        say_found(published)
+        return
+    if dry_run:
+        print_estimate(input_of(store, published), memory, index)
         return
     if index is None:
         raise ValueError("nowhere to write to: give INDEX, a folder, or --elasticsearch and --index")
