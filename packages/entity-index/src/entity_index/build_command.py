@@ -27,7 +27,6 @@ Tokenizer = Annotated[
     Path | None,
     typer.Option(metavar="FILE", help="With --from-lment: the tokenizer.json of LMEnt's models (dolma2)."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what disk, memory and time it will take.")]
 
 
 def open_lment_options(folder: Path | None, tokenizer: Path | None) -> Published | None:

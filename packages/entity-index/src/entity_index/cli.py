@@ -20,7 +20,6 @@ from entity_index.annotate_command import annotate
 from entity_index.backend import Backend, check_client, open_backend
 from entity_index.build import Progress as Told
 from entity_index.build_command import (
-    DryRun,
     FromLMEnt,
     Tokenizer,
     build_here,
@@ -37,6 +36,7 @@ from entity_index.options import (
     AllowRejected,
     AsJson,
     CaseSensitive,
+    DryRun,
     Elasticsearch,
     IndexName,
     IndexReference,
@@ -103,13 +103,13 @@ def build(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     from_lment: FromLMEnt = None,
     tokenizer: Tokenizer = None,
-    dry_run: DryRun = False,
     elasticsearch: Elasticsearch = None,
     index_name: IndexName = None,
     replicas: Replicas = 0,
     keep_replicas: KeepReplicas = False,
     rejected: Rejected = None,
     allow_rejected: AllowRejected = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Build the entity index of a chunk store: postings by entity, names, and a text index.
 
@@ -127,9 +127,6 @@ def build(
         if index is not None:
             raise ValueError("give either STORE or --from-lment")
         store, index = None, store
-    if dry_run:
-        print_estimate(input_of(store, published), memory, index)
-        return
     if elasticsearch is not None:
         if index is not None or index_name is None:
             raise ValueError("an index on a server has a name: give --index NAME, and no folder")
@@ -142,7 +139,12 @@ def build(
             overwrite=overwrite,
             rejected=rejected,
             allow_rejected=allow_rejected,
+            only_estimate=dry_run,
         )
+        say_found(published)
+        return
+    if dry_run:
+        print_estimate(input_of(store, published), memory, index)
         return
     if index is None:
         raise ValueError("nowhere to write to: give INDEX, a folder, or --elasticsearch and --index")
@@ -154,9 +156,20 @@ def build(
     say_found(published)
 
 
-def build_on_server(source: ChunkSource, url: str, name: str, *, rejected: Path | None, **plan: Any) -> None:
+def build_on_server(
+    source: ChunkSource, url: str, name: str, *, rejected: Path | None, only_estimate: bool, **plan: Any
+) -> None:
     """Build both indices of a name on a server, and say what came of it."""
-    from entity_index.elastic.bulk_command import build_and_report  # the client is an extra
+    check_client()
+    from entity_index.elastic.bulk_command import build_and_report, dry_run  # the client is an extra
+
+    if only_estimate:
+        fits, lines = dry_run(source, url, name, replicas=plan["replicas"])
+        print("\n".join(lines))
+        if not fits:
+            say("that is too little disk")
+            raise typer.Exit(1)
+        return
 
     report = rejected or Path(f"{name}.rejected.jsonl")
     with show_progress() as progress:

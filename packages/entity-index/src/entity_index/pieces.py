@@ -228,7 +228,7 @@ def _names(
     named = np.flatnonzero(passes(rows, DEFAULT_THRESHOLDS) & nonempty[name])
     told = np.flatnonzero(passes(rows, RESOLVED) & nonempty[surface] & (surface != name))
     in_chunks = run_lengths(_united(_distinct(keys(named, name)), _distinct(keys(told, surface))) // spread)
-    times = _count_names(entity, name, count)
+    times = _count_names(entity, np.where(nonempty[name], name, -1), count)  # LMEnt: "" where there is none
     all_pairs = _united(in_chunks[0], times[0])
     text = all_pairs % count
     return pa.table(
