@@ -7,6 +7,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 # the modules of an experiment import each other by name, as they do when it is started
 sys.path.insert(0, str(ROOT / "integration_tests" / "experiments" / "mixtures"))
+sys.path.append(str(ROOT / "integration_tests" / "experiments" / "retrieval"))
 
 
 def load_tool(name):
