@@ -234,7 +234,8 @@ def parts_of(documents: Documents, size: int) -> Iterator[tuple[list[int], list[
 
 
 def count_chunks(client: Elasticsearch, *, target: str) -> int:
-    """How many documents an index holds."""
+    """How many documents an index holds, whatever happens to the server from now on."""
+    client.indices.flush(index=target)  # what it took is only now sure to be on its disk
     client.indices.refresh(index=target)
     return int(client.count(index=target)["count"])
 
