@@ -38,7 +38,7 @@ VERSION = "8.19.21"
 ARTIFACT = "org.elasticsearch.distribution.integ-test-zip:elasticsearch"
 LEAST_JAVA = {7: 11, 8: 17}  # later ones: 21
 ORDINARY_USER = "nobody"  # who runs the server where one is root, which it refuses
-START_SECONDS, STOP_SECONDS, FREE_SECONDS = 240, 30, 10
+START_SECONDS, STOP_SECONDS, FREE_SECONDS = 400, 30, 10
 
 
 class CannotRunHereError(Exception):

@@ -74,7 +74,8 @@ def test_every_measure_is_the_published_analysis_one(name):
 
 
 def test_all_published_curves_together_give_the_published_measures():
-    beside = Path(__file__).parents[4] / "shared"
+    places = [parent / "shared" for parent in Path(__file__).parents]
+    beside = next((place for place in places if place.is_dir()), Path("shared"))
     folder = Path(os.environ.get("SHARED_DATA", beside)) / "golden" / "knowledge_entropy"
     if not folder.is_dir():
         pytest.skip(f"needs the golden vectors in {folder}: set SHARED_DATA")

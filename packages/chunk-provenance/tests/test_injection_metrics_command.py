@@ -152,6 +152,7 @@ def test_probes_without_a_finite_value_are_counted(files, run_cli):
         (lambda rows: [*rows, rows[0]], "has 2 answers at step 0"),
         (lambda rows: [row for row in rows if row["step"] > 0], "begin at step 1, but update 1 injects"),
         (lambda rows: [], "no answers in"),
+        (lambda rows: [row | {"logprob_mean": None} for row in rows], "no probe has a finite logprob_mean"),
         (lambda rows: [row | {"fact_id": "z", "probe_id": row["probe_id"].replace("c-", "z-")} for row in rows
                        if row["fact_id"] == "c"], "know none of the injected facts"),
     ],

@@ -1,15 +1,22 @@
 """`entity-index build --elasticsearch`: what it says, and its exit codes."""
 
 import json
+import re
 import sys
 import uuid
+from dataclasses import replace
 
 import pytest
 
 pytest.importorskip("elasticsearch", reason="the extra elasticsearch is not installed")
 from entity_index import cli
+from entity_index.elastic.bulk import build_on_server
 from entity_index.elastic.bulk_command import write_rejected
+from entity_index.elastic.bulk_estimate import check_disk, estimate
 from entity_index.elastic.bulk_send import Rejection
+from entity_index.elastic.bulk_state import Plan
+from entity_index.elastic.connection import Security, connect
+from entity_index.source import ChunkSource, store_source
 
 
 @pytest.fixture
@@ -70,6 +77,48 @@ def test_refused_chunks_are_listed_by_index_and_chunk(tmp_path):
     assert json.loads(lines[2]) == {"index": "b", "chunk_id": 1, "status": 400, "kind": "kind", "reason": "é"}
 
 
+def test_an_estimate_is_of_the_size_that_was_measured():
+    source = ChunkSource("lment", "0" * 64, 10_491_928, lambda: iter([]), 400_000_000, 16_000_000_000)
+    plan = Plan(source, "name")
+    published = estimate(plan, free=120 * 10**9)
+    assert 127e9 * 0.9 < published.disk < 127e9 * 1.2  # the published snapshot of both indices
+    assert not published.fits
+    with pytest.raises(
+        ValueError, match="the server has 120 GB of disk free, both indices will take about 1"
+    ):
+        check_disk(published)
+    assert estimate(plan, free=160 * 10**9).fits
+    assert estimate(plan, free=None).fits
+    assert estimate(Plan(replace(source, num_mentions=None), "name"), free=0).fits  # nobody knows
+
+
+@pytest.mark.slow
+def test_a_dry_run_prints_disk_memory_and_time_and_builds_nothing(run, make_store, row, elasticsearch_url):
+    store = make_store(["Ada"] * 3, [row(0, 0, 3, "Q1", hyperlink=1.0)])
+    words = ["build", store.path, "--elasticsearch", elasticsearch_url, "--index", "dry", "--dry-run"]
+    code, out, err = run(*words)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "3 chunks, about 1 mentions"
+    assert re.fullmatch(r"disk on the server: about 0\.1 GB \([\d.]+ GB are free\)", lines[1])
+    assert lines[2:] == [
+        "memory: 0.5 GB here; the server has its own",
+        "time: about 1 min on two cores, server and client together",
+    ]
+    assert run("query", f"{elasticsearch_url}/dry", "Q1")[0] == 2
+
+
+@pytest.mark.slow
+def test_too_little_disk_is_refused_before_anything_is_made(elasticsearch_url, make_store):
+    source = replace(store_source(make_store(["a"]).path), num_mentions=10**12, text_bytes=1)
+    with connect(elasticsearch_url, Security()) as client:
+        with pytest.raises(
+            ValueError, match="of disk free, both indices will take about 220000 GB: make room"
+        ):
+            build_on_server(client, Plan(source, "toolarge"))
+        assert not client.indices.get(index="toolarge*", expand_wildcards="all")
+
+
 @pytest.mark.slow
 def test_a_build_says_what_it_did_and_a_refused_chunk_is_exit_code_1(
     run, make_store, row, elasticsearch_url, tmp_path, monkeypatch
@@ -89,7 +138,7 @@ def test_a_build_says_what_it_did_and_a_refused_chunk_is_exit_code_1(
     words = ["build", bad.path, "--elasticsearch", elasticsearch_url, "--index", name, "--overwrite"]
     code, _, err = run(*words)
     assert code == 1
-    assert f"1 chunks were refused, listed with their reasons in {name}.rejected.jsonl; nothing is" in err
+    assert f"chunks refused: 1, listed with their reasons in {name}.rejected.jsonl; nothing is" in err
     assert len((tmp_path / f"{name}.rejected.jsonl").read_text(encoding="utf-8").splitlines()) == 2
     assert run("query", f"{elasticsearch_url}/{name}", "Q1", "--limit", 0)[1] == "1 chunk with Q1\n"
     assert run(*words, "--allow-rejected", "--rejected", "list.jsonl")[0] == 0

@@ -14,7 +14,7 @@ from chunk_provenance import FormatError
 from chunk_provenance.published.lment_dataset import open_lment
 from chunk_provenance.published.lment_store import import_lment
 from chunk_provenance.tokenizing import TextEncoder, train_tokenizer
-from entity_index import Entity, Phrase, Query, Thresholds, build_index, open_index
+from entity_index import Entity, Phrase, Query, Thresholds, build_index, cli, open_index
 from entity_index.build import build_from
 from entity_index.from_lment import describe_found, lment_input, lment_source, open_published
 
@@ -210,3 +210,66 @@ def test_a_missing_csv_is_refused_before_anything_is_built(tmp_path, write_lment
     (folder / "dataset-metadata" / "part-1-00000.csv.gz").unlink()
     with pytest.raises(FileNotFoundError, match=r"no part-1-00000\.csv\.gz in .*: it holds the mentions"):
         open_published(folder, tokenizer)
+
+
+@pytest.fixture
+def run_cli(monkeypatch, capsys):
+    """Runs the command line in this process: exit code, standard output, standard error."""
+
+    def run(*words):
+        monkeypatch.setattr("sys.argv", ["entity-index", *map(str, words)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+def test_the_command_builds_it_and_tells_what_was_amiss(tmp_path, write_lment, documents, tokenizer, run_cli):
+    folder = write_lment(*documents, change_line=lambda line: line if ",8,p.json" in line else "broken\r\n")
+    words = ["build", "--from-lment", folder, "--tokenizer", tokenizer, tmp_path / "index"]
+    code, out, err = run_cli(*words)
+    assert (code, out) == (0, "")
+    assert "index built in" in err
+    assert "2 lines of the CSV could not be used" in err
+    assert open_index(tmp_path / "index").count(Entity("Q6")) == 2
+    code, _, err = run_cli(*words)
+    assert (code, "is up to date" in err) == (0, True)
+
+
+def test_a_dry_run_tells_what_it_will_take_and_writes_nothing(
+    tmp_path, write_lment, documents, tokenizer, run_cli
+):
+    folder = write_lment(*documents)
+    words = ["build", "--from-lment", folder, "--tokenizer", tokenizer, tmp_path / "index", "--dry-run"]
+    code, out, _ = run_cli(*words)
+    num_chunks = open_lment(folder).num_chunks
+    assert code == 0
+    assert re.match(rf"about \d+ mentions in {num_chunks} chunks\ndisk .*\nmemory .*\ntime .*\n$", out)
+    assert not list(tmp_path.glob("index*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from-lment", "{lment}", "index"], "--from-lment needs --tokenizer"),
+        (["store", "index", "--tokenizer", "{tokenizer}"], "--tokenizer goes with --from-lment"),
+        (["--from-lment", "{lment}", "--tokenizer", "{tokenizer}", "a", "b"], "either STORE or --from-lment"),
+        (["--from-lment", "{lment}", "--tokenizer", "{tokenizer}"], "nowhere to write to"),
+        (["--from-lment", "nowhere", "--tokenizer", "{tokenizer}", "index"], "no LMEnt dataset at"),
+        (["--from-lment", "{lment}", "--tokenizer", "nowhere", "index"], "no tokenizer at"),
+        ([], "nowhere to write to"),
+        (["--dry-run"], "nothing to build from"),
+    ],
+)
+def test_wrong_use_is_one_sentence(
+    tmp_path, write_lment, documents, tokenizer, run_cli, monkeypatch, words, message
+):
+    monkeypatch.chdir(tmp_path)
+    names = {"lment": write_lment(*documents), "tokenizer": tokenizer}
+    code, out, err = run_cli("build", *(word.format(**names) for word in words))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert message in err

@@ -117,6 +117,11 @@ def test_names_are_ranked_by_the_chunks_they_name(make_index, row):
     assert [int(count) for count in index.chunk_counts()] == [2, 3, 0]
 
 
+def test_an_empty_name_is_no_name_however_often_it_stands_there(make_index, row):
+    mentions = [row(i, 0, 3, "Q1", name="Ada" if i == 2 else "", hyperlink=1.0) for i in range(3)]
+    assert make_index(["She"] * 3, mentions).name_of("Q1") == "Ada"
+
+
 def test_names_in_other_scripts_are_found_in_any_case(make_index, row):
     names = ["\u0130stanbul", "ΟΔΟΣ", "Straße", "ÉCOLE"]
     index = make_index(

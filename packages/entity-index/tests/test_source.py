@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chunk_provenance import FormatError, open_store
+from chunk_provenance import FormatError, open_store, write_mixture
 from entity_index.source import MENTIONS, store_source, stream_chunks
 
 
@@ -37,6 +37,36 @@ def test_a_store_of_many_mentions_is_read_through(make_store, row):
     (batch,) = store_source(store.path).stream()
     assert batch.mentions["row"].to_numpy().tolist() == list(range(200_000))
     assert batch.mentions["chunk_id"].to_numpy().tolist() == [0] * 66667 + [1] * 66667 + [2] * 66666
+
+
+def test_a_mixture_is_the_stream_of_its_stores_one_after_the_other(make_store, row, tmp_path):
+    first = make_store(["a", "b"], [row(1, 0, 1, "Q1"), row(1, 0, 1, "Q2")], ["A", "B"])
+    second = make_store(["c"], [row(0, 0, 1, "Q3")], ["C"])
+    write_mixture(tmp_path / "mixture", [f"{first.path}=1x", f"{second.path}=1x"])
+    source = store_source(tmp_path / "mixture")
+    batches = list(source.stream())
+    assert np.concatenate([batch.chunk_ids for batch in batches]).tolist() == [0, 1, 2]
+    names = [path.name for path in (first.path, second.path)]
+    assert [doc for batch in batches for doc in batch.doc_ids] == [
+        f"{names[0]}:d0",
+        f"{names[0]}:d1",
+        f"{names[1]}:d0",
+    ]
+    found = pa.concat_tables([batch.mentions for batch in batches])
+    assert found.select(["row", "chunk_id", "entity"]).to_pylist() == [
+        {"row": 0, "chunk_id": 1, "entity": "Q1"},
+        {"row": 1, "chunk_id": 1, "entity": "Q2"},
+        {"row": 2, "chunk_id": 2, "entity": "Q3"},
+    ]
+    assert found.schema == MENTIONS
+    assert (source.num_chunks, source.num_mentions) == (3, 3)
+
+
+def test_a_source_tells_its_size(make_store, row):
+    source = store_source(make_store(["ä" * 1000] * 5, [row(0, 0, 1, "Q1")] * 3).path)
+    assert source.num_mentions == 3
+    assert source.text_bytes is not None
+    assert 2000 <= source.text_bytes <= 11_000  # equal texts are kept once
 
 
 def test_an_empty_store_gives_an_empty_stream(make_store):

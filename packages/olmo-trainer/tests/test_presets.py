@@ -173,8 +173,8 @@ def test_attention_may_cross_documents(write_config, make_store):
 def test_an_unknown_recipe_is_refused_with_those_there_are(tmp_path):
     with pytest.raises(ValueError, match="no preset 'ke-pile': there are fka-1b, ke-c4"):
         load_config(TrainConfig, "preset:ke-pile")
-    with pytest.raises(ValueError, match=r"no preset '\.\./presets/ke-c4'"):
-        find_preset("../presets/ke-c4")
+    with pytest.raises(ValueError, match=r"no preset '\.\./recipes/ke-c4'"):
+        find_preset("../recipes/ke-c4")
 
 
 def test_a_recipe_without_its_resuscitated_model_says_that_the_folder_is_missing(make_store, tmp_path):

@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from chunk_provenance import FormatError, open_store
+from entity_index.estimate import Estimate, check_room, chunks_of, estimate_build
 from entity_index.inputs import Input, Separate, store_input
 from entity_index.joining import join_pieces
 from entity_index.manifest import VERSION, read_manifest, write_manifest
@@ -30,7 +31,7 @@ from entity_index.pieces import Bounds, is_made, make_piece, read_summary, write
 from entity_index.query import DEFAULT_THRESHOLDS
 from entity_index.source import ChunkBatch
 from entity_index.strings import write_strings
-from entity_index.texts import Chunk, TextWriter
+from entity_index.texts import TextWriter
 
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
@@ -39,6 +40,8 @@ LEAST_MEMORY = 64_000_000
 BYTES_A_ROW = 400
 """What a mention takes while its piece is sorted."""
 CHUNKS_A_REPORT = 1 << 12
+LARGE = 1 << 16
+"""A source of fewer chunks needs so little that it is not measured first."""
 LARGEST_PIECE, SMALLEST_PIECE = 1 << 20, 1 << 13
 
 
@@ -90,6 +93,8 @@ def build_from(
     if index_path.exists() and _is_current(index_path, source, overwrite=overwrite):
         return False
     unfinished = index_path.with_name(index_path.name + ".tmp")
+    if source.num_chunks >= LARGE and not unfinished.exists():
+        check_room(estimate_from(source, memory), index_path.absolute())
     plan = begin(unfinished, source, size)
     try:
         _write_folder(unfinished, source, plan, progress)
@@ -100,6 +105,16 @@ def build_from(
         raise ValueError(f"--memory {memory} is too little to sort the names: give more") from error
     _replace_folder(unfinished, index_path)
     return True
+
+
+def estimate_from(source: Input, memory: str) -> Estimate:
+    """What building an index of a source will take."""
+    return estimate_build(source, memory=parse_size(memory), threads=num_threads())
+
+
+def num_threads() -> int:
+    """Threads of a build: more than four would wait for the disk, and take more memory."""
+    return max(1, min(4, os.cpu_count() or 1))
 
 
 def parse_size(text: str) -> int:
@@ -135,7 +150,7 @@ class Plan:
 
 def begin(unfinished: Path, source: Input, memory: int) -> Plan:
     """The folder to write into, with what an earlier build of the same index has finished."""
-    threads = max(1, min(4, os.cpu_count() or 1))
+    threads = num_threads()
     rows = max(SMALLEST_PIECE, min(LARGEST_PIECE, memory // (BYTES_A_ROW * (threads + 2))))
     plan = {"version": VERSION, "store_sha256": source.sha256, "release": version("entity-index")}
     where = unfinished / "plan.json"
@@ -223,7 +238,7 @@ def _write_batches(
     waiting: list[pa.Table] = []
     with TextWriter(folder / "text") as writer:
         for batch in stream(min(sorted_until, writer.num_chunks)):
-            for chunk in _chunks_of(batch):
+            for chunk in chunks_of(batch):
                 if chunk.chunk_id >= writer.num_chunks:
                     writer.add(chunk)
             chunk_ids = batch.mentions["chunk_id"].to_numpy()
@@ -234,11 +249,6 @@ def _write_batches(
             progress("reading documents", int(batch.chunk_ids[-1]) + 1, source.num_chunks)
     if any(map(len, waiting)):
         _make(folder / "pieces", number, pa.concat_tables(waiting), _bounds(source))
-
-
-def _chunks_of(batch: ChunkBatch) -> Iterator[Chunk]:
-    rows = zip(batch.chunk_ids.tolist(), batch.texts, batch.doc_ids, batch.titles, strict=True)
-    return (Chunk(*row) for row in rows)
 
 
 def _bounds(source: Input) -> Bounds:

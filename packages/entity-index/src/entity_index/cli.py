@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,17 +16,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunk_provenance.facts import KINDS, read_probes, write_fact_chunks
-from entity_index import build as builder
 from entity_index.annotate_command import annotate
 from entity_index.backend import Backend, check_client, open_backend
+from entity_index.build import Progress as Told
+from entity_index.build_command import (
+    FromLMEnt,
+    Tokenizer,
+    build_here,
+    input_of,
+    open_lment_options,
+    print_estimate,
+    say_found,
+    source_of,
+)
 from entity_index.compare import Comparison, compare_with_names
 from entity_index.evaluation.commands import alt_test, evaluate
 from entity_index.facts import evidence_rule, find_fact_chunks
-from entity_index.index import open_index
 from entity_index.options import (
     AllowRejected,
     AsJson,
     CaseSensitive,
+    DryRun,
     Elasticsearch,
     IndexName,
     IndexReference,
@@ -45,7 +54,7 @@ from entity_index.options import (
 from entity_index.query import SOURCES, All, AnyOf, Clause, Entity, Not, Phrase, Query, Thresholds
 from entity_index.serve_command import serve
 from entity_index.show import hit_record, passage, print_hits, print_table, table
-from entity_index.source import ChunkSource, store_source
+from entity_index.source import ChunkSource
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -81,35 +90,48 @@ def root(
 
 @app.command()
 def build(
-    store: Annotated[Path, typer.Argument(help="Chunk store, made by 'chunk-provenance build'.")],
+    store: Annotated[
+        Path | None,
+        typer.Argument(help="Chunk store, made by 'chunk-provenance build', or a mixture of several."),
+    ] = None,
     index: Annotated[
         Path | None, typer.Argument(help="Folder to write the index to, unless --elasticsearch.")
     ] = None,
     memory: Annotated[
-        str, typer.Option(help="What the sort may hold in memory before it uses the disk.")
+        str, typer.Option(help="What the mentions may take in memory at a time; the rest is on disk.")
     ] = "2GB",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    from_lment: FromLMEnt = None,
+    tokenizer: Tokenizer = None,
     elasticsearch: Elasticsearch = None,
     index_name: IndexName = None,
     replicas: Replicas = 0,
     keep_replicas: KeepReplicas = False,
     rejected: Rejected = None,
     allow_rejected: AllowRejected = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Build the entity index of a chunk store: postings by entity, names, and a text index.
 
-    An index of the same store is kept. A run that was stopped left nothing under the final name and starts
-    again; on a server it goes on.
+    An index of the same store is kept. A run that was stopped left nothing under the final name and goes on
+    with what it has finished, in INDEX.tmp or on the server.
 
     Example: entity-index build chunks index
 
+    Example: entity-index build --from-lment LMEnt-Dataset --tokenizer tokenizer.json index
+
     Example: entity-index build chunks --elasticsearch http://localhost:9200 --index enwiki
     """
+    published = open_lment_options(from_lment, tokenizer)
+    if published is not None:  # its folder stands for STORE
+        if index is not None:
+            raise ValueError("give either STORE or --from-lment")
+        store, index = None, store
     if elasticsearch is not None:
         if index is not None or index_name is None:
             raise ValueError("an index on a server has a name: give --index NAME, and no folder")
         build_on_server(
-            store_source(store),
+            source_of(store, published),
             elasticsearch,
             index_name,
             replicas=replicas,
@@ -117,23 +139,37 @@ def build(
             overwrite=overwrite,
             rejected=rejected,
             allow_rejected=allow_rejected,
+            only_estimate=dry_run,
         )
+        say_found(published)
+        return
+    if dry_run:
+        print_estimate(input_of(store, published), memory, index)
         return
     if index is None:
         raise ValueError("nowhere to write to: give INDEX, a folder, or --elasticsearch and --index")
-    started = time.monotonic()
     with show_progress() as progress:
-        built = builder.build_index(store, index, memory=memory, overwrite=overwrite, progress=progress)
-    meta = open_index(index).meta
-    done = f"built in {time.monotonic() - started:.1f} s" if built else "is up to date"
-    counts = f"{meta['num_postings']:,} mentions of {meta['num_entities']:,} entities"
-    left_out = meta["num_mentions"] - meta["num_postings"]
-    say(f"{index} {done}: {counts} in {meta['num_chunks']:,} chunks ({left_out:,} without entity left out)")
+        done = build_here(
+            input_of(store, published), index, memory=memory, overwrite=overwrite, progress=progress
+        )
+    say(done)
+    say_found(published)
 
 
-def build_on_server(source: ChunkSource, url: str, name: str, *, rejected: Path | None, **plan: Any) -> None:
+def build_on_server(
+    source: ChunkSource, url: str, name: str, *, rejected: Path | None, only_estimate: bool, **plan: Any
+) -> None:
     """Build both indices of a name on a server, and say what came of it."""
-    from entity_index.elastic.bulk_command import build_and_report  # the client is an extra
+    check_client()
+    from entity_index.elastic.bulk_command import build_and_report, dry_run  # the client is an extra
+
+    if only_estimate:
+        fits, lines = dry_run(source, url, name, replicas=plan["replicas"])
+        print("\n".join(lines))
+        if not fits:
+            say("that is too little disk")
+            raise typer.Exit(1)
+        return
 
     report = rejected or Path(f"{name}.rejected.jsonl")
     with show_progress() as progress:
@@ -428,7 +464,7 @@ def resolve(index: Backend, text: str) -> str:
 
 
 @contextmanager
-def show_progress() -> Iterator[builder.Progress]:
+def show_progress() -> Iterator[Told]:
     """A bar for each thing done, on a terminal; else a line when something new begins."""
     if not sys.stderr.isatty():
         begun: set[str] = set()

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from entity_index.bits import MARKS, PADDING, Ids, PackedWriter, width_of
-from entity_index.pieces import read_summary, read_table, sorted_codes
+from entity_index.pieces import read_summary, read_table, sorted_codes, stable_order
 from entity_index.postings import FREQUENT_COLUMNS, smallest_type
 from entity_index.records import arrange, describe_records, field_widths, writers_of
 from entity_index.runs import FrequentPart, Run, Source, describe_frequent, gather
@@ -63,7 +63,8 @@ def join_pieces(
     sizes = _chunk_sizes(pieces, summaries, num_chunks)
     with _Writer(folder, source, sizes, num_entities=len(entities), total=total) as writer:
         done = 0
-        for run in _in_threads(source, _share_out(source, len(entities), run_rows), threads):
+        runs = _share_out(source, len(entities), run_rows)
+        for run in _in_threads(source, runs, writer.bucket_of, threads):
             writer.add(*run)
             done += len(run[0].first)
             progress(done, total)
@@ -129,26 +130,23 @@ def _share_out(source: Source, num_entities: int, run_rows: int) -> list[range]:
 
 
 def _in_threads(
-    source: Source, runs: list[range], threads: int
+    source: Source, runs: list[range], bucket_of: Column, threads: int
 ) -> Iterator[tuple[Run, FrequentPart, Ids, Column]]:
     """The runs in order, a few of them at work."""
     waiting: deque[Future[tuple[Run, FrequentPart, Ids, Column]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for entities in runs:
-            waiting.append(pool.submit(_work, source, entities))
+            waiting.append(pool.submit(_work, source, entities, bucket_of))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
 
 
-def _work(source: Source, entities: range) -> tuple[Run, FrequentPart, Ids, Column]:
+def _work(source: Source, entities: range, bucket_of: Column) -> tuple[Run, FrequentPart, Ids, Column]:
     run = gather(source, entities)
     part, rare = describe_frequent(run)
-    bits = width_of(len(run.chunks))
-    keys = run.chunks << bits | np.arange(len(run.chunks))
-    keys.sort()
-    return run, part, rare, keys
+    return run, part, rare, stable_order(bucket_of[run.chunks])
 
 
 class _Writer:
@@ -174,12 +172,13 @@ class _Writer:
         self._best: BinaryIO = enter((self.folder / "best.tmp").open("wb"))
         self._buckets = _Buckets(self.folder, self.sizes, self.pair_bits)
         enter(self._buckets)
+        self.bucket_of = self._buckets.bucket_of
         return self
 
     def __exit__(self, *_: object) -> None:
         self._opened.close()
 
-    def add(self, run: Run, part: FrequentPart, rare: Ids, keys: Ids) -> None:
+    def add(self, run: Run, part: FrequentPart, rare: Ids, by_bucket: Ids) -> None:
         """Write a run; runs come in the order of their entities."""
         for writer, numbers in zip(self._numbers, run.numbers, strict=True):
             writer.append(numbers)
@@ -188,8 +187,7 @@ class _Writer:
         self._best.write(run.best.tobytes())
         self._deltas.write(part.deltas)
         self.pair_counts[run.entities.start : run.entities.stop] = run.pair_counts
-        bits = width_of(len(run.chunks))
-        self._buckets.add(keys >> bits, (keys & (1 << bits) - 1) + self.num_pairs)
+        self._buckets.add(run.chunks[by_bucket], by_bucket + self.num_pairs)
         self._add_frequent(run, part)
         self.num_pairs += len(run.chunks)
 
@@ -251,6 +249,9 @@ class _Buckets:
         steps = np.searchsorted(before, np.arange(BUCKET_PAIRS, total, BUCKET_PAIRS))
         self._borders = np.unique(np.concatenate([[0], steps, [len(sizes)]]))
         self._folder, self._pair_bits, self._num_chunks = folder, pair_bits, len(sizes)
+        buckets = np.arange(max(0, len(self._borders) - 1), dtype=np.uint16)
+        self.bucket_of = np.repeat(buckets, np.diff(self._borders))
+        """The bucket of every chunk."""
         self._opened = ExitStack()
         assert width_of(len(sizes)) + pair_bits < 64, "too many chunks and mentions for one index"
 
@@ -265,11 +266,13 @@ class _Buckets:
         return [self._folder / f"bucket{number}.tmp" for number in range(max(0, len(self._borders) - 1))]
 
     def add(self, chunks: Ids, pairs: Ids) -> None:
-        """Pairs sorted by chunk."""
+        """Pairs sorted by bucket."""
         keys = chunks << self._pair_bits | pairs
-        places = np.searchsorted(chunks, self._borders)
-        for file, start, end in zip(self._files, places, places[1:], strict=False):
+        ends = np.cumsum(np.bincount(self.bucket_of[chunks], minlength=len(self._files)))
+        start = 0
+        for file, end in zip(self._files, ends.tolist(), strict=True):
             file.write(keys[start:end].tobytes())
+            start = end
 
     def write(self, num_pairs: int) -> dict[str, int]:
         """Write `chunk_pairs` and `chunk_starts`; returns their widths."""

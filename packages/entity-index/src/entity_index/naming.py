@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from entity_index.bits import Ids, write_packed
 from entity_index.pieces import read_table
@@ -53,18 +54,26 @@ def join_names(
         """CREATE TABLE name AS SELECT text, entity, bool_or(named) AS named, sum(chunks)::BIGINT AS chunks,
         sum(times)::BIGINT AS times FROM said GROUP BY text, entity"""
     )
-    names = database.sql(
-        """SELECT text, entity, chunks FROM name WHERE named ORDER BY lower(text), text, entity"""
+    said = database.sql(
+        "SELECT text, entity, chunks, times, named FROM name ORDER BY lower(text), text, entity"
     ).to_arrow_table()
-    entity, chunks = (names[column].to_numpy().astype(np.int64) for column in ("entity", "chunks"))
+    named = said["named"].to_numpy()
+    names = said.filter(said["named"])
+    entity, chunks = (names[column].to_numpy() for column in ("entity", "chunks"))
     by_entity = np.lexsort((-chunks, entity))
     starts = np.searchsorted(entity[by_entity], np.arange(num_entities + 1))
+    place = np.empty(len(entity), dtype=np.int64)
+    place[by_entity] = np.arange(len(entity)) - starts[entity[by_entity]]
+    usual = _most_said(said)
+    usual = usual[named[usual]]  # else the entity has mentions with an empty name, and more of these
+    name_of = np.zeros(num_entities, dtype=np.int64)
+    name_of[said["entity"].to_numpy()[usual]] = place[(np.cumsum(named) - 1)[usual]] + 1
     numbers = {
         "name_entity": entity,
         "name_chunks": chunks,
         "names_of": by_entity,
         "names_of_starts": starts,
-        "name_of": _most_said(database, names, entity, by_entity, starts),
+        "name_of": name_of,
     }
     widths = {name: write_packed(folder / f"{name}.bits", column) for name, column in numbers.items()}
     return {"strings": write_strings(folder, "names", names["text"]), "widths": widths}
@@ -77,23 +86,16 @@ def _batches(pieces: Path, codes: Sequence[Ids]) -> Iterator[pa.RecordBatch]:
         yield from table.set_column(0, "entity", entity).cast(SCHEMA).to_batches()
 
 
-def _most_said(
-    database: duckdb.DuckDBPyConnection, names: pa.Table, entity: Ids, by_entity: Ids, starts: Ids
-) -> Ids:
-    """Which of its names most mentions of an entity carry, counted from 1; 0 where that is none."""
-    best = database.sql(
-        """SELECT entity, arg_max(text, (times, -rank)) AS text FROM (
-            SELECT entity, text, times, row_number() OVER (PARTITION BY entity, times ORDER BY text) AS rank
-            FROM name WHERE times > 0) GROUP BY entity"""
-    ).to_arrow_table()
-    wanted = np.full(len(starts) - 1, -1)
-    texts = pa.chunked_array([*names["text"].chunks, *best["text"].chunks], pa.string())
-    coded = texts.dictionary_encode().unify_dictionaries()
-    all_codes = np.concatenate([np.empty(0, dtype=np.int64), *(part.indices for part in coded.chunks)])
-    text = all_codes[: len(entity)]
-    wanted[best["entity"].to_numpy()] = all_codes[len(entity) :]
-    places = np.arange(len(entity)) - starts[entity[by_entity]]
-    same = text[by_entity] == wanted[entity[by_entity]]
-    result = np.zeros(len(starts) - 1, dtype=np.int64)
-    result[entity[by_entity][same]] = places[same] + 1
-    return result
+def _most_said(said: pa.Table) -> Ids:
+    """Of each entity the row of the name that most of its mentions carry, of equals the first."""
+    entity, times = (said[column].to_numpy() for column in ("entity", "times"))
+    order = np.lexsort((-times, entity))
+    order = order[times[order] > 0]
+    firsts = np.flatnonzero(np.diff(entity[order], prepend=-1))
+    most = np.repeat(times[order[firsts]], np.diff(firsts, append=len(order)))
+    best = order[times[order] == most]
+    rank = np.empty(len(best), dtype=np.int64)
+    rank[pc.sort_indices(said["text"].take(pa.array(best))).to_numpy()] = np.arange(len(best))
+    best = best[np.lexsort((rank, entity[best]))]
+    rows: Ids = best[np.diff(entity[best], prepend=-1) != 0]
+    return rows

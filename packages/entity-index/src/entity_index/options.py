@@ -61,6 +61,9 @@ Rejected = Annotated[
         help="There: list chunks that the server refuses in this file (default NAME.rejected.jsonl)."
     ),
 ]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only print the disk, the memory and the time it will take.")
+]
 AllowRejected = Annotated[
     bool, typer.Option("--allow-rejected", help="There: publish the indices without the chunks refused.")
 ]

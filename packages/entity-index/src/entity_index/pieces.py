@@ -166,9 +166,9 @@ def sorted_codes(strings: pa.ChunkedArray) -> tuple[pa.Array, Ids]:
     return values.take(pa.array(order)), rank[codes]
 
 
-def stable_order(codes: Ids) -> Ids:
+def stable_order(codes: npt.NDArray[np.integer]) -> Ids:
     """Rows by code, equal ones as they come: 16 bits at a time, which NumPy counts."""
-    order = np.argsort((codes & 0xFFFF).astype(np.uint16), kind="stable")
+    order = np.argsort(codes.astype(np.uint16), kind="stable")  # the lowest 16 bits
     for shift in range(16, int(codes.max(initial=0)).bit_length(), 16):
         order = order[np.argsort((codes >> shift).astype(np.uint16)[order], kind="stable")]
     return order
@@ -228,7 +228,7 @@ def _names(
     named = np.flatnonzero(passes(rows, DEFAULT_THRESHOLDS) & nonempty[name])
     told = np.flatnonzero(passes(rows, RESOLVED) & nonempty[surface] & (surface != name))
     in_chunks = run_lengths(_united(_distinct(keys(named, name)), _distinct(keys(told, surface))) // spread)
-    times = _count_names(entity, name, count)
+    times = _count_names(entity, np.where(nonempty[name], name, -1), count)  # LMEnt: "" where there is none
     all_pairs = _united(in_chunks[0], times[0])
     text = all_pairs % count
     return pa.table(

@@ -36,31 +36,37 @@ def count_mentions(parts: Sequence[Part]) -> int:
 
 
 def stream_mentions(parts: Sequence[Part], *, piece_rows: int, first_row: int = 0) -> Iterator[pa.Table]:
-    """The mentions in order, in tables that end with a chunk and have `piece_rows` rows, or a few more.
+    """The mentions in order, in tables of `piece_rows` rows or about half of that, which end with a chunk.
 
-    The last one has fewer. With `first_row`, the mentions before it are left out.
+    A table ends with a batch of the file, if it can: a string that stands in two batches costs twice. With
+    `first_row`, the mentions before it are left out.
     """
     waiting: list[pa.Table] = []
-    rows = 0
     for batch in _batches(parts, first_row, piece_rows):
         waiting.append(batch)
-        rows += len(batch)
-        if rows <= piece_rows:
+        if sum(map(len, waiting)) < piece_rows // 2:
             continue
         table = pa.concat_tables(waiting)
-        while (end := _end_of_chunk(table["chunk_id"], piece_rows)) is not None:
+        if end := _start_of_last_chunk(table["chunk_id"]):
             yield table.slice(0, end)
-            table = table.slice(end)
-        waiting, rows = [table], len(table)
-    if rows:
+        waiting = [_plain(table.slice(end))]
+    if any(map(len, waiting)):
         yield pa.concat_tables(waiting)
 
 
-def _end_of_chunk(chunk_id: pa.ChunkedArray, least: int) -> int | None:
-    """The first row from `least` on with which a chunk begins."""
-    chunks = chunk_id.slice(least - 1).to_numpy() if len(chunk_id) > least else np.empty(0)
-    begins = np.flatnonzero(chunks[1:] != chunks[:-1])
-    return least + int(begins[0]) if len(begins) else None
+def _start_of_last_chunk(chunk_id: pa.ChunkedArray) -> int:
+    chunks = chunk_id.to_numpy()
+    others = np.flatnonzero(chunks != chunks[-1])
+    return int(others[-1]) + 1 if len(others) else 0
+
+
+def _plain(rows: pa.Table) -> pa.Table:
+    """The same few rows with dictionaries that have nothing else in them."""
+    for name in STRINGS:
+        place = rows.schema.get_field_index(name)
+        encoded = rows[name].cast(pa.string()).dictionary_encode()
+        rows = rows.set_column(place, name, encoded)
+    return rows
 
 
 def _batches(parts: Sequence[Part], first_row: int, rows: int) -> Iterator[pa.Table]:

@@ -5,7 +5,7 @@ A source may be larger than memory; it is read a batch of chunks at a time, and 
 
 import glob
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -15,10 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from chunk_provenance import ChunkStore, FormatError, open_store
+from chunk_provenance import ChunkStore, FormatError, MixtureStore, open_store
 from entity_index.query import SOURCES
+from entity_index.reading import count_mentions, parts_of
 
 CHUNKS_A_BATCH = 1000
+LARGEST_SCORE_OF_LMENT = 100.0
+"""Its coverage of a mention by a candidate may be above 1, and a score with it."""
 SCORES = ("score", *SOURCES)
 MENTIONS = pa.schema(
     [
@@ -61,25 +64,72 @@ class ChunkSource:
     sha256: str
     num_chunks: int
     stream: Callable[[], Iterator[ChunkBatch]]
+    num_mentions: int | None = None
+    """How many there are, about; None where nobody can tell without reading all."""
+    text_bytes: int | None = None
+    """Of all texts, about."""
 
 
 def store_source(path: str | Path) -> ChunkSource:
-    """A chunk store, opened.
+    """A chunk store or a mixture of stores, opened.
 
     Raises:
         FileNotFoundError: it is no chunk store.
         FormatError: it is one of a version that is not read here.
     """
     store = open_store(path)
-    return ChunkSource(str(path), store.sha256, store.num_chunks, lambda: stream_chunks(store))
+    parts = parts_of(store)
+    sizes = [_text_bytes(part.path) for part in parts]
+    return ChunkSource(
+        name=str(path),
+        sha256=store.sha256,
+        num_chunks=store.num_chunks,
+        stream=lambda: stream_chunks(store),
+        num_mentions=count_mentions(parts),
+        text_bytes=sum(size for size in sizes if size is not None) if None not in sizes else None,
+    )
+
+
+def _text_bytes(folder: Path) -> int | None:
+    """Size of the documents' texts, by the end of their file; None in a store without texts."""
+    metadata = pq.read_metadata(folder / "documents.parquet")
+    names = metadata.schema.to_arrow_schema().names
+    if "text" not in names:
+        return None
+    column = names.index("text")
+    groups = range(metadata.num_row_groups)
+    return sum(int(metadata.row_group(group).column(column).total_uncompressed_size) for group in groups)
 
 
 def stream_chunks(store: ChunkStore, *, chunks_a_batch: int = CHUNKS_A_BATCH) -> Iterator[ChunkBatch]:
-    """All chunks of a store.
+    """All chunks of a store, or of the stores of a mixture.
 
     Raises:
         FormatError: the store's mentions do not fit the store.
     """
+    if not isinstance(store, MixtureStore):
+        yield from _stream_store(store, chunks_a_batch)
+        return
+    first_row = 0
+    for part in store.parts:
+        rows = 0
+        for batch in _stream_store(part.store, chunks_a_batch):
+            yield _moved(batch, part.first_chunk, first_row, f"{part.name}:")
+            rows += batch.mentions.num_rows
+        first_row += rows
+
+
+def _moved(batch: ChunkBatch, first_chunk: int, first_row: int, prefix: str) -> ChunkBatch:
+    """A batch of one store as a part of a mixture."""
+    mentions = batch.mentions
+    for name, first in ("row", first_row), ("chunk_id", first_chunk):
+        column = pc.add(mentions[name], first)
+        mentions = mentions.set_column(mentions.schema.get_field_index(name), name, column)
+    doc_ids = [prefix + doc_id for doc_id in batch.doc_ids]
+    return replace(batch, chunk_ids=batch.chunk_ids + first_chunk, doc_ids=doc_ids, mentions=mentions)
+
+
+def _stream_store(store: ChunkStore, chunks_a_batch: int) -> Iterator[ChunkBatch]:
     mentions = _MentionReader(store)
     with duckdb.connect() as database:
         for batch in _documents_of_chunks(database, store, chunks_a_batch):
@@ -128,6 +178,7 @@ class _MentionReader:
         self._batches = pq.ParquetFile(self._path).iter_batches(1 << 16, columns=columns)
         self._read = MENTIONS.empty_table()  # read, and not handed out yet
         self._rows, self._last_chunk = 0, 0
+        self._largest_score = LARGEST_SCORE_OF_LMENT if "lment" in store.meta else 1.0
 
     def before(self, chunk_id: int) -> pa.Table:
         """The mentions in chunks before this one that were not handed out yet."""
@@ -167,8 +218,8 @@ class _MentionReader:
         self._check(bool(spans_fit), "has a mention that ends before it begins, or outside a text")
         for score in SCORES:
             values = table[score].to_numpy()
-            in_range = np.all((values >= 0) & (values <= 1))
-            self._check(bool(in_range), f"has scores outside 0 to 1 ({score})")
+            in_range = np.all((values >= 0) & (values <= self._largest_score))
+            self._check(bool(in_range), f"has scores outside 0 to {self._largest_score:.0f} ({score})")
 
     @property
     def _beyond(self) -> str:

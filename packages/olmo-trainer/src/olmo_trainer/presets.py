@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PREFIX = "preset:"
-FOLDER = Path(__file__).parent / "presets"
+FOLDER = Path(__file__).parent / "recipes"
 
 
 def list_presets() -> dict[str, str]:

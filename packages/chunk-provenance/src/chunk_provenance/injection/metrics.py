@@ -2,8 +2,8 @@
 
 The measures of Chang et al. (2406.11813) on plain arrays: `loss[k, p]` is minus the mean log-probability
 (nats per target token) of probe p after `steps[k]` updates, and an injection at update `u` was last absent at
-step `u - 1`. Evaluations may be sparse: what lies in a window counts, what does not is NaN.
-2,500 evaluations of 2,000 probes take about a second.
+step `u - 1`. Evaluations may be sparse: what lies in a window counts, what does not is NaN. Memory: a few
+times the curves; the work is linear in them.
 """
 
 from collections.abc import Sequence

@@ -30,7 +30,7 @@ class Compat(StrEnum):
 def metrics(
     answers: Annotated[
         list[Path],
-        typer.Argument(help="Answers at many steps: files, or a run's folder of them (RUN/probes)."),
+        typer.Argument(help="Answers at many steps: files, or a run's folder (RUN/probes/NAME)."),
     ],
     plan: Annotated[Path, typer.Option(help="The injection plan, or an order's injections.parquet.")],
     probes: Annotated[
@@ -70,7 +70,7 @@ def metrics(
     updates, K and acquisition A per scenario and depth; with task scores also P and forgetting F. What a
     number leaves out is counted. The evaluations may be sparse, as long as one precedes the first injection.
 
-    Example: chunk-provenance inject metrics run/probes --plan plan.parquet --section injected.json
+    Example: chunk-provenance inject metrics run/probes/facts --plan plan.parquet --section injected.json
     """
     settings = pick_settings(window, iqr, compat)
     tasks = read_tasks(tasks_before, tasks_after, task)

@@ -71,6 +71,11 @@ def read_trajectories(
     loss = np.empty((len(steps), len(probe_ids)))
     loss[step, probe] = -answers["logprob_mean"].fill_null(np.nan).to_numpy()
     kept = np.flatnonzero(np.isfinite(loss).all(axis=0))
+    if not len(kept):
+        raise FormatError(
+            f"no probe has a finite logprob_mean at every one of {len(steps)} steps (of {len(probe_ids)}): "
+            "evaluate with log-probabilities"
+        )
     fact_ids = [fact_names[of_probe[number]] for number in kept]
     names = [probe_ids[number] for number in kept]
     found = [_depth(name, fact_id, depths) for name, fact_id in zip(names, fact_ids, strict=True)]

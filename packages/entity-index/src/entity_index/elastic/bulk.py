@@ -13,12 +13,14 @@ from elastic_transport import TransportError
 from elasticsearch import ApiError, Elasticsearch
 
 from entity_index.elastic.bulk_documents import Documents, documents_of
+from entity_index.elastic.bulk_estimate import check_disk, estimate, free_bytes
 from entity_index.elastic.bulk_send import Rejection, Server, Tell
 from entity_index.elastic.bulk_state import (
     Plan,
     check_free,
     is_current,
     look_up,
+    look_up_index,
     prepare,
     publish,
     put_back,
@@ -83,7 +85,7 @@ def build_on_server(
 
     Raises:
         FileExistsError: the name stands for something else.
-        ValueError: the server cannot be reached for too long, or refuses.
+        ValueError: the server cannot be reached for too long, or refuses, or has too little disk.
     """
     server = Server(client, patience, tell)
     published = look_up(server, plan)
@@ -91,6 +93,8 @@ def build_on_server(
         return Outcome(built=False)
     check_free(published, plan)
     targets = {name: unpublished_name(name, plan, published) for name in plan.pair}
+    if not any(look_up_index(server, target) for target in targets.values()):
+        check_disk(estimate(plan, server.ask(free_bytes)))
     resumed = [prepare(server, plan, name, target) for name, target in targets.items()]
     work = _Work(server, plan, list(targets.values()), threads, bytes_a_request, progress)
     try:

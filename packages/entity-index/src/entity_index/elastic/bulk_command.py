@@ -6,8 +6,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from entity_index.elastic.bulk import Outcome, Progress, build_on_server
-from entity_index.elastic.bulk_send import Rejection, Tell
+from entity_index.elastic.bulk import PATIENCE, Outcome, Progress, build_on_server
+from entity_index.elastic.bulk_estimate import describe, estimate, free_bytes
+from entity_index.elastic.bulk_send import Rejection, Server, Tell
 from entity_index.elastic.bulk_state import Plan
 from entity_index.elastic.connection import connect
 from entity_index.source import ChunkSource
@@ -46,9 +47,17 @@ def build_and_report(
     return published, f"{words}; {_refused(outcome, report, published=published)}"
 
 
+def dry_run(source: ChunkSource, url: str, name: str, *, replicas: int) -> tuple[bool, list[str]]:
+    """What a build will take, in lines; False where the server has too little disk."""
+    plan = Plan(source, name, replicas)
+    with connect(url) as client:
+        found = estimate(plan, Server(client, PATIENCE, lambda sentence: None).ask(free_bytes))
+    return found.fits, describe(found, plan)
+
+
 def _refused(outcome: Outcome, report: Path, *, published: bool) -> str:
     chunks = len({rejection.chunk_id for rejection in outcome.rejected})
-    what = f"{chunks:,} chunks were refused, listed with their reasons in {report}"
+    what = f"chunks refused: {chunks:,}, listed with their reasons in {report}"
     if published:
         return what
     return f"{what}; nothing is published under the name (--allow-rejected does it without them)"

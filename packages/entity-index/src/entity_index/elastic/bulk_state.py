@@ -54,11 +54,11 @@ def look_up(server: Server, plan: Plan) -> dict[str, Json]:
     return {
         real: {**described, "published_as": name}
         for name in plan.pair
-        for real, described in _get(server, name).items()
+        for real, described in look_up_index(server, name).items()
     }
 
 
-def _get(server: Server, name: str) -> dict[str, Json]:
+def look_up_index(server: Server, name: str) -> dict[str, Json]:
     """Indices of a name or alias; none where there is none."""
     found: dict[str, Json] = server.ask(
         lambda client: client.indices.get(index=name, ignore_unavailable=True).body
@@ -104,7 +104,7 @@ def prepare(server: Server, plan: Plan, name: str, target: str) -> bool:
     """Make the index, or make an unfinished one ready to go on; whether it was there."""
     settings = WHILE_BUILDING | {"number_of_replicas": plan.replicas_while_building, "hidden": True}
     alias = alias_while_building(target)
-    if (there := _get(server, target).get(target)) is not None:
+    if (there := look_up_index(server, target).get(target)) is not None:
         if any(
             meta_of(there).get(key) != value for key, value in _meta(plan, name).items() if key != "state"
         ):
