@@ -3,11 +3,10 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 
-from entity_index import Entity, Phrase, Query, cli
+from entity_index import Entity, Phrase, Query
 from entity_index.backend import open_backend
 from entity_index.elastic.restore import restore_snapshot
 
@@ -57,19 +56,6 @@ def published(cluster, url, documents, raw_requests):
     for index in ("enwiki", "enwiki_case_sensitive"):
         ask(f"{url}/{index}", "DELETE")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as its user does; gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["entity-index", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def indices(raw_requests, url):

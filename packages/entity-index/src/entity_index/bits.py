@@ -154,10 +154,14 @@ class Bitmap:
 
     def place_of(self, ranks: Ids) -> Ids:
         """Where the ones of these ranks (from 0) are."""
-        block = np.searchsorted(self._counts, ranks.astype(self._counts.dtype), side="right") - 1
-        wanted = ranks - self._counts[block].astype(np.int64) + 1
+        sought = ranks.astype(self._counts.dtype)  # of the same type, else the counts would be copied
+        block = self._counts.searchsorted(sought, side="right")
+        block -= 1
+        sought -= self._counts[block]
         ones = np.unpackbits(self._blocks[block], axis=1, bitorder="little").cumsum(axis=1, dtype=np.uint8)
-        places: Ids = block * MARKS + (ones == wanted[:, None]).argmax(axis=1)
+        places: Ids = (ones > sought.astype(np.uint8)[:, None]).argmax(axis=1)
+        block *= MARKS
+        places += block
         return places
 
     def run_length(self, start: int) -> int:

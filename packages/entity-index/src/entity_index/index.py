@@ -208,7 +208,8 @@ class EntityIndex:
         self, pairs: Ids, chunk_ids: list[int], clause: Entity
     ) -> Iterator[tuple[Mention, ...]]:
         """The matching mentions of an entity in some chunks, by place."""
-        passes, entity, first_row = _test(clause.thresholds), clause.entity, self.postings.first_row
+        passes = _PASSES if clause.thresholds is DEFAULT_THRESHOLDS else _test(clause.thresholds)
+        entity, first_row = clause.entity, self.postings.first_row
         for chunk_id, raw in zip(chunk_ids, self.postings.mentions_of(pairs), strict=True):
             if len(raw) > 1:
                 raw.sort()
@@ -331,6 +332,9 @@ def _test(thresholds: Thresholds | None) -> Callable[[RawMention], bool]:
     active = thresholds.active()
     h, e, c, k = (float(np.float32(active.get(source, np.inf))) for source in SOURCES)
     return lambda mention: mention[3] >= h or mention[4] >= e or mention[5] >= c or mention[6] >= k
+
+
+_PASSES = _test(DEFAULT_THRESHOLDS)  # not to look for it in every query
 
 
 def _unscored(chunk_ids: Ids) -> Matches:

@@ -21,7 +21,6 @@ SCHEMA = pa.schema(
     [
         ("entity", pa.int64()),
         ("text", pa.large_string()),
-        ("named", pa.bool_()),
         ("chunks", pa.uint32()),
         ("times", pa.uint32()),
     ]
@@ -51,23 +50,20 @@ def join_names(
     reader = pa.RecordBatchReader.from_batches(SCHEMA, _batches(pieces, codes))
     database.from_arrow(reader).create_view("said")
     database.execute(
-        """CREATE TABLE name AS SELECT text, entity, bool_or(named) AS named, sum(chunks)::BIGINT AS chunks,
+        """CREATE TABLE name AS SELECT text, entity, sum(chunks)::BIGINT AS chunks,
         sum(times)::BIGINT AS times FROM said GROUP BY text, entity"""
     )
-    said = database.sql(
-        "SELECT text, entity, chunks, times, named FROM name ORDER BY lower(text), text, entity"
+    names = database.sql(
+        "SELECT text, entity, chunks, times FROM name ORDER BY lower(text), text, entity"
     ).to_arrow_table()
-    named = said["named"].to_numpy()
-    names = said.filter(said["named"])
     entity, chunks = (names[column].to_numpy() for column in ("entity", "chunks"))
     by_entity = np.lexsort((-chunks, entity))
     starts = np.searchsorted(entity[by_entity], np.arange(num_entities + 1))
     place = np.empty(len(entity), dtype=np.int64)
     place[by_entity] = np.arange(len(entity)) - starts[entity[by_entity]]
-    usual = _most_said(said)
-    usual = usual[named[usual]]  # else the entity has mentions with an empty name, and more of these
+    usual = _most_said(names)
     name_of = np.zeros(num_entities, dtype=np.int64)
-    name_of[said["entity"].to_numpy()[usual]] = place[(np.cumsum(named) - 1)[usual]] + 1
+    name_of[entity[usual]] = place[usual] + 1
     numbers = {
         "name_entity": entity,
         "name_chunks": chunks,
@@ -86,16 +82,16 @@ def _batches(pieces: Path, codes: Sequence[Ids]) -> Iterator[pa.RecordBatch]:
         yield from table.set_column(0, "entity", entity).cast(SCHEMA).to_batches()
 
 
-def _most_said(said: pa.Table) -> Ids:
+def _most_said(names: pa.Table) -> Ids:
     """Of each entity the row of the name that most of its mentions carry, of equals the first."""
-    entity, times = (said[column].to_numpy() for column in ("entity", "times"))
+    entity, times = (names[column].to_numpy() for column in ("entity", "times"))
     order = np.lexsort((-times, entity))
     order = order[times[order] > 0]
     firsts = np.flatnonzero(np.diff(entity[order], prepend=-1))
     most = np.repeat(times[order[firsts]], np.diff(firsts, append=len(order)))
     best = order[times[order] == most]
     rank = np.empty(len(best), dtype=np.int64)
-    rank[pc.sort_indices(said["text"].take(pa.array(best))).to_numpy()] = np.arange(len(best))
+    rank[pc.sort_indices(names["text"].take(pa.array(best))).to_numpy()] = np.arange(len(best))
     best = best[np.lexsort((rank, entity[best]))]
     rows: Ids = best[np.diff(entity[best], prepend=-1) != 0]
     return rows

@@ -50,8 +50,8 @@ class Piece:
     entities: pa.Table
     """`entity`, sorted, and the number of its `rows`."""
     names: pa.Table
-    """`entity` (row of `entities`), `text`, `named` (else only mentions without evidence carry it), in how
-    many `chunks` it is the entity's name, how many `times` a mention says so."""
+    """`entity` (row of `entities`), `text`, in how many `chunks` it is the entity's name, how many `times` a
+    mention says so."""
     sizes: Column
     """Mentions of each chunk, with or without entity, from `first_chunk`."""
     summary: dict[str, Any]
@@ -235,7 +235,6 @@ def _names(
         {
             "entity": (all_pairs // count).astype(np.uint32),
             "text": texts.take(pa.array(text)),
-            "named": nonempty[text],
             "chunks": _placed(all_pairs, *in_chunks),
             "times": _placed(all_pairs, *times),
         }

@@ -84,7 +84,7 @@ class Postings:
         A frequent entity has those at the default thresholds listed: nothing else is read.
         """
         start, end = self.pairs_of(entity)
-        if thresholds != DEFAULT_THRESHOLDS:
+        if not is_default(thresholds):
             pairs, scores = self._passing_pairs(start, end, thresholds)
             best = best_ranked(scores, limit)
             return len(pairs), pairs[best], self.chunks_of(entity)[pairs[best] - start], scores[best]
@@ -104,7 +104,7 @@ class Postings:
         """The chunks of an entity where a mention passes, ascending, with the best score among those."""
         start, end = self.pairs_of(entity)
         codes = self.best[start:end]
-        if thresholds != DEFAULT_THRESHOLDS:
+        if not is_default(thresholds):
             pairs, scores = self._passing_pairs(start, end, thresholds)
             return self.chunks_of(entity)[pairs - start], scores
         found = matching(codes)
@@ -215,7 +215,7 @@ class Postings:
 
     def passing_pairs(self, pairs: Ids, thresholds: Thresholds) -> Ids:
         """Those of some pairs that have a passing mention."""
-        if thresholds == DEFAULT_THRESHOLDS:
+        if is_default(thresholds):
             return pairs[matching(self.best[pairs])]
         if not len(pairs):
             return pairs
@@ -232,7 +232,7 @@ class Postings:
 
     def count_chunks(self, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> Ids:
         """For every entity, (E,), in how many chunks a mention of it passes. Reads all pairs or mentions."""
-        if thresholds == DEFAULT_THRESHOLDS:
+        if is_default(thresholds):
             return self._sums(matching(self.best[:]).view(np.uint8))
         return self.count_of(pairs for pairs, _ in self._passing(0, self.num_pairs, thresholds))
 
@@ -244,6 +244,11 @@ class Postings:
 
 
 _SCORE_OF_CODE = np.concatenate([AS_FLOAT[:1], AS_FLOAT[:-1]])  # code k > 0 is k - 1 hundredths
+
+
+def is_default(thresholds: Thresholds) -> bool:
+    """Whether they are those behind `best`; mostly they are the same object."""
+    return thresholds is DEFAULT_THRESHOLDS or thresholds == DEFAULT_THRESHOLDS
 
 
 def matching(best: Column) -> npt.NDArray[np.bool_]:
