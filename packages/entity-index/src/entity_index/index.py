@@ -113,7 +113,12 @@ class EntityIndex:
 
     def count(self, where: Clause) -> int:
         """How many chunks fulfil a condition."""
-        return self._texts.count(where) if isinstance(where, Phrase) else len(self._matches(where)[0])
+        if isinstance(where, Phrase):
+            return self._texts.count(where)
+        if isinstance(where, Entity):
+            number = self._number(where.entity)
+            return 0 if number is None else self.postings.count(number, where.thresholds)
+        return len(self._matches(where)[0])
 
     def chunk_ids(self, where: Clause) -> Ids:
         """All chunks that fulfil a condition, ascending."""

@@ -100,6 +100,13 @@ class Postings:
         chosen = descending(codes)[: min(limit, total)]  # those that do not match come last
         return total, chosen + start, self.chunks_of(entity)[chosen], self.scores_of(codes[chosen])
 
+    def count(self, entity: int, thresholds: Thresholds) -> int:
+        """In how many chunks a mention of an entity passes."""
+        start, end = self.pairs_of(entity)
+        if is_default(thresholds):
+            return int(np.count_nonzero(matching(self.best[start:end])))
+        return len(self._passing_pairs(start, end, thresholds)[0])
+
     def matches(self, entity: int, thresholds: Thresholds) -> tuple[Ids, Scores]:
         """The chunks of an entity where a mention passes, ascending, with the best score among those."""
         start, end = self.pairs_of(entity)
