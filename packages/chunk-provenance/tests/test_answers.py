@@ -192,7 +192,7 @@ HEAD = "step,fact_id,correct"
         (
             [HEAD, "0,a,1", "10,b"],
             {},
-            "is no answers table: CSV parse error: Expected 3 columns, got 2: 10,b",
+            "is no answers table: CSV parse error: (Row #3: )?Expected 3 columns, got 2: 10,b",
         ),
         ([HEAD, '0,a,"1', "10,b,0"], {}, "is no answers table"),
         (["step,id,correct", "0,a,1"], {}, "has no column of facts"),

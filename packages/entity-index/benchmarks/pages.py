@@ -67,10 +67,10 @@ def report(backend: Backend, port: int, requests: int) -> None:
         about = f"{counts[near].min():,} to {counts[near].max():,} chunks"
         for label, address in (
             ("search", "/?q={}"),
-            ("page 50", "/?q={}&page=50"),
+            ("page 20", "/?q={}&page=20"),
             ("together", "/together?q={}"),
         ):
-            if label != "page 50" or counts[near].min() > 490:
+            if label != "page 20" or counts[near].min() > 190:
                 print_line(
                     f"{label}, entity in {about}", connection, [address.format(quote(e)) for e in entities]
                 )

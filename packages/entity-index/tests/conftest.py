@@ -18,7 +18,7 @@ import pyarrow as pa
 import pytest
 
 from chunk_provenance import ChunkStore, open_store, write_store
-from entity_index import All, AnyOf, Entity, Mention, Not, Phrase, build_index, open_index
+from entity_index import All, AnyOf, Entity, Mention, Not, Phrase, build_index, cli, open_index
 from entity_index.backend import open_backend
 from entity_index.words import words
 
@@ -240,6 +240,19 @@ def build_pair():
         return open_index(folder / "index"), BruteForce(store)
 
     return build
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a command as its user does; gives exit code, stdout and stderr."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["entity-index", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        return stop.value.code or 0, *capsys.readouterr()
+
+    return run
 
 
 # A real Elasticsearch server, by tools/elasticsearch.py of the workspace, or the file ELASTICSEARCH_TOOL.

@@ -2,12 +2,14 @@
 
 import json
 import ssl
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import trustme
 
+from entity_index import cli
 from entity_index.evaluation import chat_judge
 from entity_index.evaluation.asking import Question
 from entity_index.evaluation.chat_judge import check_url, open_chat_judge, read_answer
@@ -195,3 +197,30 @@ def test_the_key_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     assert read_key(tmp_path / "key") == "from-file"
     monkeypatch.delenv("OPENAI_API_KEY")
     assert read_key(None) is None
+
+
+def test_the_command_asks_the_endpoint_and_pays_once(
+    endpoint, make_index, row, tmp_path, monkeypatch, capsys
+):
+    mentions = [
+        row(0, 0, 3, "Q1", name="Ada", hyperlink=1.0, score=0.9),
+        row(1, 0, 3, "Q1", name="Ada", coref_cluster=0.9, score=0.1),
+    ]
+    index = make_index(["Ada met Bob.", "She met Bob.", "Adas Ada is a ship."], mentions)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    options = ["--judge", endpoint.url, "--model", "tiny", "--answers", tmp_path / "a.sqlite", "--json"]
+    results = []
+    for _ in range(2):
+        words = ["entity-index", "evaluate", index.path, *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert not stop.value.code
+        results.append(capsys.readouterr())
+    assert results[0].out == results[1].out
+    methods = json.loads(results[0].out)["methods"]
+    assert methods["entity, all sources"]["precision"]["all"] == 0.5  # "She" is a no
+    assert methods["string, CS canonical"]["precision"]["all"] == 1.0
+    assert len(endpoint.requests) == 3  # Ada and She, and Ada the ship
+    assert f"0 questions asked, the other answers were in {tmp_path / 'a.sqlite'}" in results[1].err
+    assert "sk-secret" not in results[0].out + results[0].err

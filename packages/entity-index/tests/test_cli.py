@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from chunk_provenance.sections import read_section
-from entity_index import build_index, cli
+from entity_index import build_index
 
 TEXTS = ["Ada Lovelace met Babbage.", "She\nwrote.", "Babbage alone.", "Ada Lovelace is a ship."]
 
@@ -28,19 +28,6 @@ def store(tmp_path_factory, row, write_store_of):
 def index(store):
     build_index(store, store.with_name("index"))
     return store.with_name("index")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as its user does; gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["entity-index", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def test_build_says_what_it_does_and_keeps_what_is_there(run, store, tmp_path):

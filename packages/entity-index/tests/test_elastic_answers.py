@@ -2,12 +2,11 @@
 
 import re
 import shlex
-import sys
 
 import pytest
 from elasticsearch import Elasticsearch
 
-from entity_index import Entity, Phrase, Query, Thresholds, cli, name_phrases, searchable_aliases
+from entity_index import Entity, Phrase, Query, Thresholds, name_phrases, searchable_aliases
 from entity_index.backend import check_client, open_backend
 from entity_index.elastic.index import ElasticIndex, split_reference
 
@@ -32,19 +31,6 @@ def pair(tmp_path_factory, elastic_pair, row):
     ]
     titles = ["Meeting", None, "Inventor", "Ship", None, "Peers"]
     return elastic_pair(tmp_path_factory.mktemp("pair"), TEXTS, mentions, titles)
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as its user does; gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["entity-index", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ pytest.importorskip("elasticsearch", reason="the extra elasticsearch is not inst
 from entity_index import cli
 from entity_index.elastic.bulk import build_on_server
 from entity_index.elastic.bulk_command import write_rejected
-from entity_index.elastic.bulk_estimate import check_disk, estimate
+from entity_index.elastic.bulk_estimate import check_disk, estimate, size_of
 from entity_index.elastic.bulk_send import Rejection
 from entity_index.elastic.bulk_state import Plan
 from entity_index.elastic.connection import Security, connect
@@ -89,7 +89,14 @@ def test_an_estimate_is_of_the_size_that_was_measured():
         check_disk(published)
     assert estimate(plan, free=160 * 10**9).fits
     assert estimate(plan, free=None).fits
-    assert estimate(Plan(replace(source, num_mentions=None), "name"), free=0).fits  # nobody knows
+
+
+def test_the_size_of_a_source_that_does_not_say_is_that_of_its_first_chunks(make_store, row):
+    store = make_store(["abcä"] * 9000, [row(i, 0, 1, "Q1") for i in range(0, 9000, 3)])
+    source = store_source(store.path)
+    assert size_of(source)[0] == 3000
+    found = size_of(replace(source, num_mentions=None))
+    assert found == (round(667 * 9000 / 2000), 45_000)  # two batches of a thousand are read
 
 
 @pytest.mark.slow

@@ -53,11 +53,13 @@ def store(make_store, row):
 
 
 def source_of(store, strike=lambda: None):
-    """The chunks in 30 batches; `strike` is called before one of them."""
+    """The chunks in 30 batches; `strike` is called once, before one of them."""
+    struck = []
 
     def stream():
         for number, batch in enumerate(stream_chunks(store, chunks_a_batch=NUM_CHUNKS // 30)):
-            if number == STRIKE_AT:
+            if number == STRIKE_AT and not struck:
+                struck.append(number)
                 strike()
             yield batch
 

@@ -3,11 +3,10 @@
 import json
 import shutil
 import subprocess
-import sys
 
 import pytest
 
-from entity_index import Entity, Phrase, Query, cli
+from entity_index import Entity, Phrase, Query
 from entity_index.backend import open_backend
 from entity_index.elastic.restore import restore_snapshot
 
@@ -57,19 +56,6 @@ def published(cluster, url, documents, raw_requests):
     for index in ("enwiki", "enwiki_case_sensitive"):
         ask(f"{url}/{index}", "DELETE")
     return folder
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command as its user does; gives exit code, stdout and stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["entity-index", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        return stop.value.code or 0, *capsys.readouterr()
-
-    return run
 
 
 def indices(raw_requests, url):
@@ -215,3 +201,23 @@ def test_a_snapshot_of_a_newer_server_is_refused(make_cluster, cluster, url, doc
     ):
         restore_snapshot(url, str(folder))
     assert indices(raw_requests, url) == []
+
+
+def test_a_snapshot_of_what_build_made_is_restored_too(
+    run, cluster, url, raw_requests, write_store_of, row, tmp_path
+):
+    mentions = [row(0, 0, 3, "Q1", name="Ada", hyperlink=1.0), row(1, 0, 3, "Q1", coref_cluster=0.75)]
+    write_store_of(tmp_path / "store", ["Ada wrote.", "She wrote."], mentions)
+    assert run("build", tmp_path / "store", "--elasticsearch", url, "--index", "built")[0] == 0
+    folder, ask = cluster.folder / "snapshots" / "built", raw_requests.ask
+    ask(f"{url}/_snapshot/mine", "PUT", {"type": "fs", "settings": {"location": str(folder)}})
+    ask(f"{url}/_snapshot/mine/built?wait_for_completion=true", "PUT", {"indices": "built*"})
+    ask(f"{url}/_snapshot/mine", "DELETE")
+    assert run("restore", url, folder, "--as", "copy")[0] == 0
+    built, copy = (open_backend(f"{url}/{name}") for name in ("built", "copy"))
+    where = Query(Entity("Q1") | Phrase("wrote", case_sensitive=True))
+    assert copy.search(where) == built.search(where)
+    assert [len(hit.mentions) for hit in copy.search(where).hits] == [1, 1]
+    assert copy.store_sha256 == built.store_sha256 is not None
+    for index in indices(raw_requests, url):
+        ask(f"{url}/{index}", "DELETE")

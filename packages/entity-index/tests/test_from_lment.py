@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import re
+import uuid
 from itertools import pairwise
 
 import numpy as np
@@ -15,6 +16,7 @@ from chunk_provenance.published.lment_dataset import open_lment
 from chunk_provenance.published.lment_store import import_lment
 from chunk_provenance.tokenizing import TextEncoder, train_tokenizer
 from entity_index import Entity, Phrase, Query, Thresholds, build_index, cli, open_index
+from entity_index.backend import open_backend
 from entity_index.build import build_from
 from entity_index.from_lment import describe_found, lment_input, lment_source, open_published
 
@@ -273,3 +275,22 @@ def test_wrong_use_is_one_sentence(
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert message in err
+
+
+@pytest.mark.slow
+def test_a_server_gets_all_of_it_and_answers_as_the_folder(
+    tmp_path, write_lment, documents, tokenizer, elasticsearch_url, run_cli
+):
+    pytest.importorskip("elasticsearch", reason="the extra elasticsearch is not installed")
+    folder, name = write_lment(*documents), f"lment-{uuid.uuid4().hex[:12]}"
+    words = ["build", "--from-lment", folder, "--tokenizer", tokenizer]
+    server = ["--elasticsearch", elasticsearch_url, "--index", name]
+    dry = run_cli(*words, *server, "--dry-run")
+    assert dry[0] == 0
+    assert re.match(r"\d+ chunks, about \d+ mentions\ndisk on the server: about 0.1 GB", dry[1])
+    assert run_cli(*words, *server)[0] == 0
+    assert run_cli(*words, tmp_path / "index")[0] == 0
+    embedded, elastic = open_index(tmp_path / "index"), open_backend(f"{elasticsearch_url}/{name}")
+    assert {**answers(elastic), "phrase": None} == {**answers(embedded), "phrase": None}
+    hits = [index.search(Query(Phrase("ran home"), limit=None)).hits for index in (elastic, embedded)]
+    assert {hit.chunk_id: hit.phrases for hit in hits[0]} == {hit.chunk_id: hit.phrases for hit in hits[1]}

@@ -58,8 +58,10 @@ def training(folder):
 @pytest.fixture(scope="module")
 def ask(index, training):
     """Ask the application as a browser would; gives status, headers and text."""
-    app = make_app(index, title=f"my {EVIL}", training=training)
+    return asking(make_app(index, title=f"my {EVIL}", training=training))
 
+
+def asking(app):
     def ask(address, host="localhost:8321", method="GET"):
         path, _, query = address.partition("?")
         scope = {
@@ -163,7 +165,7 @@ def test_names_are_suggested_by_their_beginning(ask):
         ("/?q=Q1&coref=2", 400, "threshold coref = 2.0 is outside [0, 1]"),
         ("/?q=Q1&coref=nan", 400, "threshold coref = nan is outside [0, 1]"),
         ("/?q=Q1&coref=high", 400, "threshold coref = 'high' is no number"),
-        ("/?q=Q1&page=0", 400, "page '0' is no number from 1 to 50"),
+        ("/?q=Q1&page=0", 400, "page '0' is no number from 1 to 20"),
         ("/?q=Q1&page=%C2%B2", 400, "page '²' is no number"),
         (
             "/?q=Q1&hyperlink=none&entity_linking=none&coref=none&coref_cluster=none",
@@ -184,6 +186,15 @@ def test_what_cannot_be_answered_is_a_page_with_a_sentence(ask, address, status,
 def test_a_page_beyond_the_last_chunk_is_empty_and_reading_is_all_one_can_do(ask):
     assert ask("/?q=Q1&page=9")[2].count("<article>") == 0
     assert ask("/", method="POST")[0] == 405
+
+
+def test_beyond_the_last_page_the_command_is_named(make_index, row):
+    mentions = [row(chunk, 0, 3, "Q1", hyperlink=1.0) for chunk in range(205)]
+    pages = asking(make_app(make_index(["Ada"] * 205, mentions), title="many"))
+    assert "page 1 of 20 next →" in words(pages("/?q=Q1")[2])
+    assert "No more are shown here" not in words(pages("/?q=Q1&page=19")[2])
+    last = pages("/?q=Q1&page=20")[2]
+    assert (last.count("<article>"), "No more are shown here" in words(last)) == (10, True)
 
 
 def test_whatever_stands_in_texts_titles_and_names_is_shown_and_never_run(ask):
@@ -294,3 +305,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(folder, arguments, message):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1].startswith(message)
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "annotate", "evaluate", "alt-test"])
+def test_every_command_has_help_with_an_example(command):
+    done = subprocess.run([*COMMAND[:-1], command, "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert f"Example: entity-index {command}" in " ".join(done.stdout.split())

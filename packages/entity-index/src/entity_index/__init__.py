@@ -1,5 +1,6 @@
 """Which training chunks mention an entity: one query over memory-mapped postings."""
 
+from entity_index.backend import Backend, open_backend
 from entity_index.build import build_index
 from entity_index.index import EntityCount, EntityIndex, NameMatch, open_index
 from entity_index.query import (
@@ -21,6 +22,7 @@ from entity_index.texts import Chunk
 __all__ = [
     "All",
     "AnyOf",
+    "Backend",
     "Chunk",
     "Entity",
     "EntityCount",
@@ -35,6 +37,7 @@ __all__ = [
     "Thresholds",
     "build_index",
     "name_phrases",
+    "open_backend",
     "open_index",
     "searchable_aliases",
 ]

@@ -105,6 +105,10 @@ class Backend(Protocol):
 def open_backend(reference: str | Path) -> Backend:
     """Open an index by its folder, or by the address of an Elasticsearch index (`http://host:9200/enwiki`).
 
+    >>> open_backend("nowhere")
+    Traceback (most recent call last):
+    FileNotFoundError: no entity index at 'nowhere': 'entity-index build' makes one
+
     Raises:
         FileNotFoundError: there is no such folder.
         FormatError: this release does not read it.

@@ -69,9 +69,12 @@ def open_published(folder: str | Path, tokenizer: str | Path) -> Published:
 def lment_source(published: Published) -> ChunkSource:
     """As a source of any backend."""
     dataset = published.dataset
-    return ChunkSource(
-        str(dataset.path), published.sha256, dataset.num_chunks, lambda: stream_batches(published)
-    )
+
+    def stream() -> Iterator[ChunkBatch]:
+        published.found.clear()  # it may be read more than once
+        return stream_batches(published)
+
+    return ChunkSource(str(dataset.path), published.sha256, dataset.num_chunks, stream)
 
 
 def lment_input(published: Published) -> Input:

@@ -128,7 +128,6 @@ class Pages:
             lstrip_blocks=True,
         )
         self.templates.globals.update(title=title, labels=LABELS, sliders_of=sliders_of)
-        self.sizes = {"num_chunks": backend.num_chunks, "num_entities": len(backend.entities)}
         self.subject = lru_cache(maxsize=1000)(partial(find_subject, backend))
         self.neighbours = lru_cache(maxsize=1000)(partial(backend.co_occurring, limit=NEIGHBOURS))
 
@@ -136,7 +135,7 @@ class Pages:
         """The chunks of an entity, or of two; without a question, how to ask."""
         question = read_question(request.query_params)
         if not question.q:
-            return self._page("start.html", question=question, **self.sizes)
+            return self._page("start.html", question=question, num_chunks=self.backend.num_chunks)
         subject = self.subject(question.q)
         also = self.subject(question.also) if question.also else None
         if subject is None or (question.also and also is None):

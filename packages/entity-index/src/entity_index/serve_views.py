@@ -21,7 +21,8 @@ from entity_index.query import (
 
 PAGE = 10
 """Chunks on one page."""
-LAST_PAGE = 50
+LAST_PAGE = 20
+"""An answer needs all hits before its own, and has 50 ms."""
 ANY_MENTION = Thresholds(hyperlink=0.0)
 """Thresholds that every candidate passes."""
 OFF = 1.05
@@ -141,6 +142,11 @@ class Answer:
     total: int
     chunks: tuple[Shown, ...]
     num_pages: int
+
+    @property
+    def shown(self) -> int:
+        """Chunks on all pages."""
+        return min(self.total, LAST_PAGE * PAGE)
 
 
 def find_subject(backend: Backend, text: str) -> Subject | None:

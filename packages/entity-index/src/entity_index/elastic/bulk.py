@@ -122,6 +122,7 @@ class _Work:
     num_sent: int = 0
     rejected: dict[str, list[Rejection]] = field(default_factory=dict)
     long_text_is_allowed: bool = False
+    doing: str = "indexing chunks"
 
     def run(self, *, resumed: bool) -> Outcome:
         """Send everything, count, and send again what is missing, until all is there."""
@@ -129,6 +130,7 @@ class _Work:
         for _ in range(PASSES):
             if not self.missing():
                 break
+            self.doing = "looking for lost chunks"
             self.send_all(only_missing=True)
         else:
             lacking = max(self.missing().values())
@@ -211,7 +213,7 @@ class _Work:
         while len(under_way) > at_most:
             done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
             self.num_sent += sum(future.result() for future in done)
-            self.progress("indexing chunks", self.num_sent // len(self.targets), self.plan.source.num_chunks)
+            self.progress(self.doing, self.num_sent // len(self.targets), self.plan.source.num_chunks)
         return under_way
 
 
@@ -232,7 +234,8 @@ def parts_of(documents: Documents, size: int) -> Iterator[tuple[list[int], list[
 
 
 def count_chunks(client: Elasticsearch, *, target: str) -> int:
-    """How many documents an index holds."""
+    """How many documents an index holds, whatever happens to the server from now on."""
+    client.indices.flush(index=target)  # what it took is only now sure to be on its disk
     client.indices.refresh(index=target)
     return int(client.count(index=target)["count"])
 

@@ -156,7 +156,6 @@ def publish(
 
 
 def _seal(client: Elasticsearch, *, target: str, meta: Json) -> None:
-    client.indices.flush(index=target)
     client.indices.put_settings(index=target, settings={"hidden": False})
     client.indices.put_mapping(index=target, meta=meta)
 

@@ -4,6 +4,7 @@ The server copies the files by itself; this registers the folder (read-only, for
 the restores, watches them, and takes away what came only in part.
 """
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,18 +123,21 @@ def _choose(found: list[Json], snapshot: str | None, folder: str) -> Json:
 
 
 def _targets(found: Json, name: str | None) -> dict[str, str]:
-    """Index in the snapshot -> what it shall be called: the pair that is in it."""
-    indices = set(found["indices"])
+    """Index in the snapshot -> what it shall be called: the pair that is in it.
+
+    Those that `entity-index build` made have NAME and NAME_case_sensitive as aliases, and a hash at the end.
+    """
+    indices = {re.sub(r"-[0-9a-f]{12}$", "", index): index for index in sorted(found["indices"])}
     bases = sorted(index for index in indices if index + CASED in indices)
     if len(bases) != 1:
         what = f"{len(bases)} pairs" if bases else "no pair"
         raise ValueError(
             f"snapshot {found['snapshot']!r} has {what} of indices NAME and NAME{CASED}, expected one: "
-            + ", ".join(sorted(indices))
+            + ", ".join(sorted(found["indices"]))
         )
     (base,) = bases
     check_name(base)
-    return {base: name or base, base + CASED: (name or base) + CASED}
+    return {indices[base]: name or base, indices[base + CASED]: (name or base) + CASED}
 
 
 def _check_free(client: Elasticsearch, targets: list[str]) -> None:

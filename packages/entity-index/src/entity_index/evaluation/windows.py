@@ -26,7 +26,7 @@ def window_around(text: str, char_start: int, char_end: int, width: int = WIDTH)
     White space is collapsed after the cut: each run of it becomes one space, none is left at the ends.
 
     >>> window_around("one two\\n three four five", 9, 14, width=8)
-    Window(before='two ', mention='three', after=' fou')
+    Window(before='wo ', mention='three', after=' fou')
     >>> window_around("one two three four five", 0, 3, width=8)
     Window(before='', mention='one', after=' two thr')
     """
