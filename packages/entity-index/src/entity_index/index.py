@@ -96,8 +96,8 @@ class EntityIndex:
 
     def search(self, query: Query) -> Result:
         """The chunks that fulfil a query: how many, and the best of them with the places in them."""
-        if isinstance(query.where, Entity) and query.limit is not None:
-            return self._best_of(query.where, query.limit)
+        if isinstance(query.where, Entity):
+            return self._best_of(query.where, self.num_chunks if query.limit is None else query.limit)
         chunk_ids, scores = self._matches(query.where)
         best = best_ranked(scores, query.limit)
         positive = [(clause, self._number_of(clause)) for clause in _positive(query.where)]

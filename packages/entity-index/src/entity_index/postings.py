@@ -163,8 +163,11 @@ class Postings:
 
     def mentions_of(self, pairs: Ids) -> list[list[RawMention]]:
         """The mentions of each pair, by place; `place` becomes the row in the store only by `first_row`."""
-        length = self._first.run_length
-        return self.records.read([(start, length(start)) for start in self._first.place_of(pairs).tolist()])
+        length, found = self._first.run_length, []
+        for part in range(0, len(pairs), BLOCK):
+            starts = self._first.place_of(pairs[part : part + BLOCK]).tolist()
+            found += self.records.read([(start, length(start)) for start in starts])
+        return found
 
     def first_row(self, chunk_id: int) -> int:
         """The row of a chunk's first mention in the store."""
