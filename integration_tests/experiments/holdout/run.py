@@ -79,7 +79,7 @@ def prepare(size: Size) -> list[Step]:
         ),
         Step(
             "Find the chunks of every fact",
-            "chunk-provenance facts {out}/store {out}/corpus/probes.parquet {out}/fact_chunks.parquet"
+            "chunk-provenance facts chunks {out}/store {out}/corpus/probes.parquet {out}/fact_chunks.parquet"
             " --overwrite",
         ),
         Step(
