@@ -39,7 +39,7 @@ def three_nodes(make_cluster):
 def connected(cluster, url):
     """A client of a cluster that is whole and empty."""
     cluster.start()
-    with connect(url, Security()) as client:
+    with connect(url, Security()).options(request_timeout=320) as client:
         for index in client.indices.get(index="*", expand_wildcards="all"):
             client.indices.delete(index=index)
         yield client
@@ -211,7 +211,7 @@ def test_the_loss_of_a_node_with_a_replica_elsewhere_loses_nothing(three_nodes, 
         def strike():
             """Kill the node with the primary, once there is a replica; it does not come back."""
             target = f"corpus-{store.sha256[:12]}"
-            client.cluster.health(index=target, wait_for_status="green")
+            client.cluster.health(index=target, wait_for_status="green", timeout="300s")
             shards = client.cat.shards(index=target, format="json")
             (holder,) = {shard["node"] for shard in shards if shard["prirep"] == "p"}
             killed.append(int(holder.removeprefix("node-")))
@@ -219,7 +219,8 @@ def test_the_loss_of_a_node_with_a_replica_elsewhere_loses_nothing(three_nodes, 
 
         plan = Plan(source_of(store, strike), "corpus", replicas=1, keep_replicas=True)
         build_on_server(client, plan, bytes_a_request=20_000)
-        client.cluster.health(wait_for_status="green", wait_for_no_relocating_shards=True)
+        client.indices.put_settings(index="corpus*", settings={"unassigned.node_left.delayed_timeout": "0"})
+        client.cluster.health(wait_for_status="green", timeout="300s")  # a new copy on the node left over
         assert client.cluster.health()["number_of_nodes"] == 2
         assert_every_chunk_once(client, store)
         for index in PAIR:  # each copy by itself
@@ -238,7 +239,7 @@ def test_a_node_without_replica_is_waited_for(three_nodes, store):
 
         plan = Plan(source_of(store, strike), "corpus", replicas=1)
         build_on_server(client, plan, bytes_a_request=20_000)
-        client.cluster.health(wait_for_status="green")
+        client.cluster.health(wait_for_status="green", timeout="300s")
         assert_every_chunk_once(client, store)
         (described,) = client.indices.get_settings(index="corpus").body.values()
         assert described["settings"]["index"]["number_of_replicas"] == "1"
