@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
-from elastic_transport import TransportError
-from elasticsearch import ApiError, Elasticsearch
+from elasticsearch import ApiError, Elasticsearch, TransportError
 
 from entity_index.elastic.bulk_documents import Documents, documents_of
 from entity_index.elastic.bulk_estimate import check_disk, estimate, free_bytes

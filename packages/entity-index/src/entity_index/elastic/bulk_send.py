@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from elastic_transport import TlsError, TransportError
-from elasticsearch import ApiError, Elasticsearch
+from elasticsearch import ApiError, Elasticsearch, SSLError, TransportError
 
 from entity_index.elastic.index_requests import one_sentence, reason_of
 
@@ -157,7 +156,7 @@ def is_transient(error: ApiError | TransportError) -> bool:
     """Whether the same request may succeed later."""
     if isinstance(error, ApiError):
         return error.meta.status in TRANSIENT
-    return not isinstance(error, TlsError)
+    return not isinstance(error, SSLError)
 
 
 def is_passing(item: dict[str, Any]) -> bool:

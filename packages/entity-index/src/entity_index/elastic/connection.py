@@ -19,8 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from elastic_transport import ConnectionTimeout, TlsError, TransportError
-from elasticsearch import ApiError, Elasticsearch, UnsupportedProductError
+from elasticsearch import (
+    ApiError,
+    ConnectionTimeout,
+    Elasticsearch,
+    SSLError,
+    TransportError,
+    UnsupportedProductError,
+)
 
 OLDEST, NEWEST = 8, 9
 REQUEST_SECONDS = 60
@@ -200,7 +206,7 @@ def _failure(url: str, error: Exception) -> str:
         return f"{url} does not answer as Elasticsearch does"
     if isinstance(error, ConnectionTimeout):
         return f"{url} did not answer within {REQUEST_SECONDS} s"
-    if isinstance(error, TlsError):
+    if isinstance(error, SSLError):
         return (
             f"{url} is not trusted ({innermost_reason(error)}): set {PREFIX}CA_FILE or {PREFIX}FINGERPRINT, "
             "if it is the right one"
