@@ -187,7 +187,10 @@ def draw_change(rows: list[dict[str, Any]], origins: list[int], path: Path) -> N
                     facecolor=face, label=f"{origin}, {variant}",
                 )  # fmt: skip
         axes.set(xlabel="H (nats)", ylabel=MEASURES[name])
-    canvas.axes[-1].legend(frameon=False, fontsize=7, title="from step", title_fontsize=7)
+    points, labels = canvas.axes[0].get_legend_handles_labels()
+    canvas.legend(
+        points, labels, loc="outside lower center", ncols=len(labels), frameon=False, title="from step"
+    )
     finish(canvas, path)
 
 
