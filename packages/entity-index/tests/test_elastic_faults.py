@@ -63,7 +63,11 @@ def source_of(store, strike=lambda: None):
                 strike()
             yield batch
 
-    return ChunkSource(str(store.path), store.sha256, NUM_CHUNKS, stream)
+    size = {
+        "num_mentions": 3 * NUM_CHUNKS,
+        "text_bytes": 400 * NUM_CHUNKS,
+    }  # else a sample is read to tell it
+    return ChunkSource(str(store.path), store.sha256, NUM_CHUNKS, stream, **size)
 
 
 def build(client, source, **options):

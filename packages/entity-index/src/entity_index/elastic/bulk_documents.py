@@ -20,7 +20,7 @@ from entity_index.elastic.queries import SOURCE_FIELDS
 from entity_index.source import ChunkBatch
 
 LARGEST_INTEGER = (1 << 31) - 1
-as_json = partial(json.dumps, ensure_ascii=False)
+as_json = partial(json.dumps, ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def documents_of(batch: ChunkBatch) -> Documents:
     entities = _joined(mentions, bounds).to_pylist()
     heads = _heads(batch)
     lines = [
-        f'{head[:-1]}, "entities": [{parts}]}}'.encode() for head, parts in zip(heads, entities, strict=True)
+        f'{head[:-1]},"entities":[{parts}]}}'.encode() for head, parts in zip(heads, entities, strict=True)
     ]
     return Documents(
         chunk_ids=batch.chunk_ids.tolist(),
@@ -90,19 +90,19 @@ def article_id(doc_id: str) -> int | None:
 
 def _mentions_json(linked: pa.Table, opens_mention: npt.NDArray[np.bool_]) -> pa.Array:
     """JSON of each mention with its candidates, (mentions,)."""
-    sources = [(f'"{theirs}": ', _numbers(linked[ours]), ", ") for ours, theirs in SOURCE_FIELDS.items()]
+    sources = [(f'"{theirs}":', _numbers(linked[ours]), ",") for ours, theirs in SOURCE_FIELDS.items()]
     scores = list(itertools.chain(*sources))[:-1]  # no comma behind the last one
     candidates = _join(
-        '{"qid": ', _strings(linked["entity"]), ', "name": ', _strings(pc.fill_null(linked["name"], "")),
-        ', "aggregated_score": ', _numbers(linked["score"]),
-        ', "scores_by_source": {', *scores, '}, "row": ', _texts(linked["row"]), "}",
+        '{"qid":', _strings(linked["entity"]), ',"name":', _strings(pc.fill_null(linked["name"], "")),
+        ',"aggregated_score":', _numbers(linked["score"]),
+        ',"scores_by_source":{', *scores, '},"row":', _texts(linked["row"]), "}",
     )  # fmt: skip
     spans = linked.filter(pa.array(opens_mention))
     bounds = np.append(np.flatnonzero(opens_mention), linked.num_rows)
     return _join(
-        '{"char_start": ', _texts(spans["char_start"]), ', "char_end": ', _texts(spans["char_end"]),
-        ', "text_mention": ', _strings(pc.fill_null(spans["surface"], "")),
-        ', "candidates": [', _joined(candidates, bounds), "]}",
+        '{"char_start":', _texts(spans["char_start"]), ',"char_end":', _texts(spans["char_end"]),
+        ',"text_mention":', _strings(pc.fill_null(spans["surface"], "")),
+        ',"candidates":[', _joined(candidates, bounds), "]}",
     )  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _join(*parts: str | pa.Array) -> pa.Array:
 def _joined(texts: pa.Array, bounds: npt.NDArray[np.int64]) -> pa.Array:
     """Neighbours in one, separated by commas: texts `bounds[i]` to `bounds[i + 1]`."""
     lists = pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), texts)
-    return pc.binary_join(lists, ", ")
+    return pc.binary_join(lists, ",")
 
 
 def _strings(column: pa.ChunkedArray) -> pa.Array:
