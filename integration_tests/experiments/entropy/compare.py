@@ -4,9 +4,10 @@
 
 A, as in the paper, is the gain of the injected facts' probes, (K after - K before) / |K before|. F is the
 relative loss of P, here the mean over the encyclopedia's four relations of the share of its facts that the
-model knows (first of the candidates). Beside both stand nats: gain of the injected facts less that of facts
-never injected, and what the loss on held-out text of the pretraining rose by. Intervals (95 %) are Student's,
-over the seeds. Writes OUT/results.json, OUT/entropy.png and OUT/change.png.
+model knows (first of the candidates). Beside both stand nats: the gains of facts injected in ten wordings and
+once, net of the gain of facts that were never injected, and what the loss on held-out text of the pretraining
+rose by. Intervals (95 %) are Student's, over the seeds.
+Writes OUT/results.json, OUT/entropy.png and OUT/change.png.
 """
 
 import argparse
@@ -27,7 +28,8 @@ PLAIN, RESUSCITATED = VARIANTS = ("plain", "resuscitated")
 MEASURES = {
     "entropy": "H (nats)",
     "acquisition": "A (%)",
-    "net_gain": "gain less controls' (nats)",
+    "net_gain_paraphrased": "ten wordings, net (nats)",
+    "net_gain_once": "once, net (nats)",
     "forgetting": "F (%)",
     "loss_rise": "loss on old text (nats)",
 }
@@ -38,7 +40,8 @@ def measure_run(out: Path, seed: int, origin: int, variant: str) -> dict[str, An
     run = out / "runs" / f"{seed}-{origin}-{variant}"
     by_facts = {row["facts"]: row for row in acquired(run, out / "plans" / f"{seed}.parquet")}
     injected = by_facts["all injected"]
-    controls = by_facts.get("control", {"before": np.nan, "after": np.nan})
+    gain = {name: row["after"] - row["before"] for name, row in by_facts.items()}
+    net = {name: gain[name] - gain.get("control", np.nan) for name in ("paraphrase", "once")}
     before, after = known_by_relation(run, out)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").open(encoding="utf-8")]
     loss = [row["validation/pretraining/ce"] for row in rows if "validation/pretraining/ce" in row]
@@ -50,7 +53,8 @@ def measure_run(out: Path, seed: int, origin: int, variant: str) -> dict[str, An
         "k_before": injected["before"],
         "k_after": injected["after"],
         "acquisition": 100 * injected["acquisition"],
-        "net_gain": injected["after"] - injected["before"] - (controls["after"] - controls["before"]),
+        "net_gain_paraphrased": net["paraphrase"],
+        "net_gain_once": net["once"],
         "p_before": before,
         "p_after": after,
         "forgetting": -100 * (after - before) / before if before else np.nan,
@@ -171,7 +175,7 @@ def draw_entropy(curves: list[list[tuple[int, float]]], origins: list[int], path
 
 def draw_change(rows: list[dict[str, Any]], origins: list[int], path: Path) -> None:
     """Each measure against H: a colour an origin, filled as it is, open resuscitated."""
-    canvas = Figure(figsize=(11, 3.6), layout="constrained", dpi=80)
+    canvas = Figure(figsize=(14, 3.6), layout="constrained", dpi=80)
     names = [name for name in MEASURES if name != "entropy"]
     for axes, name in zip(canvas.subplots(1, len(names)), names, strict=True):
         for color, origin in zip(("#0072B2", "#009E73", "#D55E00"), origins, strict=False):
@@ -183,7 +187,10 @@ def draw_change(rows: list[dict[str, Any]], origins: list[int], path: Path) -> N
                     facecolor=face, label=f"{origin}, {variant}",
                 )  # fmt: skip
         axes.set(xlabel="H (nats)", ylabel=MEASURES[name])
-    canvas.axes[-1].legend(frameon=False, fontsize=7, title="from step", title_fontsize=7)
+    points, labels = canvas.axes[0].get_legend_handles_labels()
+    canvas.legend(
+        points, labels, loc="outside lower center", ncols=len(labels), frameon=False, title="from step"
+    )
     finish(canvas, path)
 
 
@@ -217,7 +224,7 @@ def main() -> None:
     curves = [entropy_by_step(out, seed) for seed in seeds]
     plain = [row for row in rows if row["variant"] == PLAIN]
     measured = [name for name in MEASURES if name != "entropy"]
-    found = {
+    found: dict[str, Any] = {
         "runs": rows,
         "entropy_by_step": curves,
         "pearson": {name: correlate(plain, name) for name in measured},

@@ -130,7 +130,7 @@ def met(order: Path, chunks: list[int]) -> tuple[int, int, int]:
     """In how many updates an entity's chunks are trained on, the first and the last of these."""
     opened = load_order(order)
     updates = np.unique(opened.steps_of_many(np.array(sorted(chunks)))[1])
-    return len(updates), int(updates.min(initial=0)), int(updates.max(initial=0))
+    return (len(updates), int(updates[0]), int(updates[-1])) if len(updates) else (0, 0, 0)
 
 
 def measure(results: Results) -> dict[str, Any]:
@@ -140,19 +140,19 @@ def measure(results: Results) -> dict[str, Any]:
     logprob = {name: values[:, asked] for name, values in results.logprob.items()}
     known = {name: values[:, asked] for name, values in results.known.items()}
     gain = {name: values - logprob[HELD_OUT] for name, values in logprob.items()}
-    end_of_window = int(np.searchsorted(results.steps, results.steps[-1] / 2))
+    window_end = int(np.searchsorted(results.steps, results.steps[-1] / 2))
+    best = {name: int(gain[name][..., : window_end + 1].mean(axis=(0, 1)).argmax()) for name in CONDITIONS}
     conditions = {
         name: {
             "met": results.meetings[name].reshape(-1, 3).mean(axis=0).tolist(),
             "known_end": boot.mean(known[name][..., -1]),
             "known_less_control": boot.mean(known[name][..., -1] - known[CONTROL][..., -1].astype(float)),
-            "gain_window": boot.mean(gain[name][..., end_of_window]),
             "gain_end": boot.mean(gain[name][..., -1]),
             "gain_less_control": boot.mean(gain[name][..., -1] - gain[CONTROL][..., -1]),
-            "kept": boot.share(gain[name][..., -1], gain[name][..., end_of_window]),
-            "still_known": boot.share(
-                known[name][..., -1] & known[name][..., end_of_window], known[name][..., end_of_window]
-            ),
+            "best_step": int(results.steps[best[name]]),
+            "gain_best": boot.mean(gain[name][..., best[name]]),
+            "known_best": boot.mean(known[name][..., best[name]]),
+            "kept": boot.share(gain[name][..., -1], gain[name][..., best[name]]),
             **learned(known[name], results.steps, boot),
             "gain_by_step": [boot.mean(gain[name][..., step]) for step in range(len(results.steps))],
             "known_by_step": [boot.mean(known[name][..., step]) for step in range(len(results.steps))],
@@ -160,15 +160,15 @@ def measure(results: Results) -> dict[str, Any]:
         }
         for name in CONDITIONS
     }
-    best = int(np.argmax(gain[CONTROL][..., -1].mean(axis=0)))
+    most = int(np.argmax(gain[CONTROL][..., -1].mean(axis=0)))
     return {
         "steps": results.steps.tolist(),
-        "window_end": int(results.steps[end_of_window]),
+        "window_end": int(results.steps[window_end]),
         "entities": int(results.entity.max()) + 1,
         "facts": int(asked.sum()),
         "conditions": conditions,
         "bystanders": bystanders(results),
-        "traced": [fact for fact, yes in zip(results.facts, asked, strict=True) if yes][best],
+        "traced": [fact for fact, yes in zip(results.facts, asked, strict=True) if yes][most],
     }
 
 
@@ -229,9 +229,10 @@ def tables(measured: dict[str, Any]) -> list[dict[str, Any]]:
         )  # fmt: skip
         rows[1].append([name, show(found["learned"], percent=True), found["median_learned_at"]])
         if name in (BURST, SPREAD):
+            at = f" at {found['best_step']}"
             rows[2].append(
-                [name, show(found["gain_window"]), show(found["gain_end"]), show(found["kept"], percent=True),
-                 show(found["still_known"], percent=True)]
+                [name, show(found["known_best"], percent=True) + at, show(found["known_end"], percent=True),
+                 show(found["gain_best"]) + at, show(found["gain_end"]), show(found["kept"], percent=True)]
             )  # fmt: skip
     window, end = measured["window_end"], measured["steps"][-1]
     return [
@@ -240,7 +241,7 @@ def tables(measured: dict[str, Any]) -> list[dict[str, Any]]:
                      "other entities, less control"], "rows": rows[0]},
         {"title": "When", "columns": ["condition", "facts learned", "median step"], "rows": rows[1]},
         {"title": f"For how long: nothing is met between step {window} and step {end}",
-         "columns": ["condition", f"gain at {window}", f"gain at {end}", "kept", "known then, and still"],
+         "columns": ["condition", "known at best", "in the end", "gain at best (nats)", "in the end", "kept"],
          "rows": rows[2]},
     ]  # fmt: skip
 

@@ -79,8 +79,8 @@ def prepare(size: Size) -> list[Step]:
         ),
         Step(
             "Find the chunks of every fact",
-            "chunk-provenance facts chunks {out}/store {out}/corpus/probes.parquet"
-            " {out}/fact_chunks.parquet --overwrite",
+            "chunk-provenance facts chunks {out}/store {out}/corpus/probes.parquet {out}/fact_chunks.parquet"
+            " --overwrite",
         ),
         Step(
             "Choose entities",

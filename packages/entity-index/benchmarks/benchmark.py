@@ -167,7 +167,7 @@ def main() -> None:
         print(f"build: {whole:.1f} s, {asked.mentions / whole / 1e3:,.0f} K mentions/s")
         print(f"  mentions and names {mentions:.1f} s, {asked.mentions / mentions / 1e3:,.0f} K mentions/s")
         print(f"  texts {whole - mentions:.1f} s, {asked.chunks / (whole - mentions):,.0f} chunks/s")
-        columns = sum(file.stat().st_size for file in path.glob("*.npy"))
+        columns = sum(file.stat().st_size for file in path.iterdir() if file.is_file())
         text = sum(file.stat().st_size for file in (path / "text").iterdir())
         print(f"size: {columns / asked.mentions:.1f} bytes a mention, {text / asked.chunks:,.0f} a text")
         print(f"peak memory: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")

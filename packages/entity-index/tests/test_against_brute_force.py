@@ -9,6 +9,7 @@ from entity_index import All, AnyOf, Entity, Not, Phrase, Query, Thresholds
 
 WORDS = ["Ada", "ada", "ADA", "Ada's", "met", "Bob", "a", "b-c", "1,024", "x.", '"', "...", "O'Neil"]
 ENTITIES = ["Q1", "Q2", "Q10", "title:O'Neil", 'odd "\n%_*', "", None]
+SCORES = ("hyperlink", "entity_linking", "coref", "coref_cluster", "score")
 LEVELS = [0.0, 0.3, np.nextafter(np.float32(0.6), np.float32(0)), 0.6, 0.61, 1.0]
 
 thresholds = st.builds(
@@ -37,20 +38,33 @@ conditions = st.recursive(
 )
 
 
-@pytest.fixture(scope="module", params=[0, 1, 2, 3])
+@pytest.fixture(scope="module", params=[0, 1, 2, 3, "two decimals", "frequent", "in every chunk"])
 def corpus(request, tmp_path_factory, build_pair, row):
-    """A random corpus: its index and its slow twin. The first one has no mention."""
-    rng = np.random.default_rng(request.param)
+    """A random corpus: its index and its slow twin. The first one has no mention.
+
+    In the last two, entities count as frequent that are in few chunks.
+    """
+    seed = request.param if isinstance(request.param, int) else 4
+    rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(WORDS, size=rng.integers(0, 12))) for _ in range(30)]
-    mentions = [random_mention(rng, texts, row) for _ in range(80 * request.param)]
-    return build_pair(tmp_path_factory.mktemp("corpus"), texts, mentions)
+    mentions = [random_mention(rng, texts, row) for _ in range(80 * seed)]
+    if request.param != seed:
+        for mention in mentions:
+            mention.update({name: round(mention[name], 2) for name in SCORES})
+    if request.param == "in every chunk":
+        mentions += [row(chunk, 0, 0, "Q1", coref=1.0) for chunk in range(30)]
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param in ("frequent", "in every chunk"):
+            for name, value in {"FREQUENT": 4, "SAMPLE": 3, "LISTED_FROM": 6, "LISTED": 4}.items():
+                patch.setattr(f"entity_index.postings.{name}", value)
+                patch.setattr(f"entity_index.runs.{name}", value)
+        yield build_pair(tmp_path_factory.mktemp("corpus"), texts, mentions)
 
 
 def random_mention(rng, texts, row):
     chunk_id = int(rng.integers(25))  # the last chunks have none
     start, end = sorted(rng.integers(0, len(texts[chunk_id]) + 1, size=2).tolist())
-    sources = ("hyperlink", "entity_linking", "coref", "coref_cluster", "score")
-    scores = {source: float(rng.choice(LEVELS)) for source in sources}
+    scores = {name: float(rng.choice(LEVELS)) for name in SCORES}
     entity = ENTITIES[rng.integers(len(ENTITIES))]
     return row(chunk_id, start, end, entity, name=rng.choice(["Ada", "Bob", None]), **scores)
 

@@ -1,4 +1,7 @@
 import json
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -167,3 +170,40 @@ def test_what_is_no_index_is_refused(store, tmp_path):
         meta.write_text(json.dumps({**content, **change}), encoding="utf-8")
         with pytest.raises(FormatError, match=message):
             open_index(tmp_path / "index")
+
+
+KILLED = """
+import os, signal, sys
+import entity_index.build, entity_index.texts
+from entity_index import build_index
+
+entity_index.build.SMALLEST_PIECE = entity_index.build.LARGEST_PIECE = 100
+entity_index.texts.CHUNKS_A_COMMIT, entity_index.build.CHUNKS_A_REPORT = 10, 1
+store, index, stage = sys.argv[1:]
+
+def kill(what, done, total):
+    if what == stage and done > total // 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+build_index(store, index, progress=kill)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+@pytest.mark.parametrize("stage", ["sorting mentions", "writing postings", "indexing texts"])
+def test_a_killed_build_goes_on_and_gives_the_same_bytes(large_store, tmp_path, stage):
+    build_index(large_store.path, tmp_path / "whole")
+    command = [sys.executable, "-c", KILLED, str(large_store.path), str(tmp_path / "index"), stage]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not (tmp_path / "index").exists()
+    begun = {}
+    build_index(
+        large_store.path,
+        tmp_path / "index",
+        progress=lambda what, done, total: begun.setdefault(what, done),
+    )
+    assert begun["sorting mentions"] > (1000 if stage == "sorting mentions" else 2999)
+    assert contents(tmp_path / "index") == contents(tmp_path / "whole")
+    index = open_index(tmp_path / "index")
+    assert index.count(Phrase("a text")) == 60
+    assert [index.chunk(number).doc_id for number in range(60)] == [f"d{number}" for number in range(60)]

@@ -71,6 +71,8 @@ def pack(numbers: npt.NDArray[Any], width: int) -> bytes:
     """
     assert width <= WIDEST, width
     size = (len(numbers) * width + 7) // 8
+    if not width:
+        return b""
     if width == 1:
         return np.packbits(numbers.astype(bool), bitorder="little").tobytes()
     padded = np.zeros(-(-len(numbers) // 64) * 64, dtype=np.uint64)

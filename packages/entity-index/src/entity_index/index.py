@@ -1,8 +1,9 @@
 """Open an index and ask it: which chunks mention this, what a chunk mentions, which entity has this name."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from entity_index.words import lower_case, phrase_spans
 Matches = tuple[Ids, Scores]
 """Chunk ids, ascending, each once, and their scores."""
 
+_PLACE = attrgetter(*(field.name for field in fields(Mention)))
+"""As mentions are ordered; quicker than to compare two of them."""
 CHUNKS_AT_ONCE, FEW_CHUNKS = 1 << 14, 1 << 12
 """Of so many chunks the pairs are in memory together; of few chunks they are looked up one by one."""
 
@@ -93,8 +96,8 @@ class EntityIndex:
 
     def search(self, query: Query) -> Result:
         """The chunks that fulfil a query: how many, and the best of them with the places in them."""
-        if isinstance(query.where, Entity) and query.limit is not None:
-            return self._best_of(query.where, query.limit)
+        if isinstance(query.where, Entity):
+            return self._best_of(query.where, self.num_chunks if query.limit is None else query.limit)
         chunk_ids, scores = self._matches(query.where)
         best = best_ranked(scores, query.limit)
         positive = [(clause, self._number_of(clause)) for clause in _positive(query.where)]
@@ -113,7 +116,12 @@ class EntityIndex:
 
     def count(self, where: Clause) -> int:
         """How many chunks fulfil a condition."""
-        return self._texts.count(where) if isinstance(where, Phrase) else len(self._matches(where)[0])
+        if isinstance(where, Phrase):
+            return self._texts.count(where)
+        if isinstance(where, Entity):
+            number = self._number(where.entity)
+            return 0 if number is None else self.postings.count(number, where.thresholds)
+        return len(self._matches(where)[0])
 
     def chunk_ids(self, where: Clause) -> Ids:
         """All chunks that fulfil a condition, ascending."""
@@ -161,7 +169,7 @@ class EntityIndex:
 
     def _hit(self, chunk_id: int, score: float, clauses: list[tuple[Entity | Phrase, int | None]]) -> Hit:
         """One result, with the places that the query's entities and phrases have in it."""
-        mentions: set[Mention] = set()
+        mentions: dict[int, Mention] = {}
         spans: set[tuple[int, int]] = set()
         text = self.chunk(chunk_id).text if any(isinstance(clause, Phrase) for clause, _ in clauses) else ""
         for clause, number in clauses:
@@ -170,8 +178,9 @@ class EntityIndex:
             elif number is not None:
                 pair = self.postings.pair_of(number, chunk_id)
                 if pair is not None:
-                    mentions.update(*self._mentions_of_pairs(np.array([pair]), [chunk_id], clause))
-        return Hit(chunk_id, score, tuple(sorted(mentions)), tuple(sorted(spans)))
+                    (found,) = self._mentions_of_pairs(np.array([pair]), [chunk_id], clause)
+                    mentions.update((mention.row, mention) for mention in found)
+        return Hit(chunk_id, score, tuple(sorted(mentions.values(), key=_PLACE)), tuple(sorted(spans)))
 
     def _number_of(self, clause: Entity | Phrase) -> int | None:
         return self._number(clause.entity) if isinstance(clause, Entity) else None
@@ -196,7 +205,7 @@ class EntityIndex:
             for mention in of_pair
             if passes(mention)
         ]
-        return tuple(sorted(mentions))
+        return tuple(sorted(mentions, key=_PLACE))
 
     def entities_of(self, chunk_id: int, thresholds: Thresholds = DEFAULT_THRESHOLDS) -> list[str]:
         """The entities a chunk mentions, sorted."""

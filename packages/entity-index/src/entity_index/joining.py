@@ -57,9 +57,7 @@ def join_pieces(
     total = sum(summary["num_postings"] for summary in summaries)
     scores = _choose_scores(summaries)
     fields = arrange(field_widths(_largest(summaries), scores))
-    source = Source(
-        pieces, codes, row_starts, [summary["first_chunk"] for summary in summaries], fields, scores
-    )
+    source = Source(pieces, codes, row_starts, summaries, fields, scores)
     sizes = _chunk_sizes(pieces, summaries, num_chunks)
     with _Writer(folder, source, sizes, num_entities=len(entities), total=total) as writer:
         done = 0

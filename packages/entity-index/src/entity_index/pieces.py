@@ -44,7 +44,7 @@ class Bounds:
 class Piece:
     """A finished piece."""
 
-    rows: pa.Table
+    rows: dict[str, Column]
     """The mentions with an entity, sorted by it, then as they come: `chunk` (from `first_chunk`), the fields
     of a posting, and the scores, as hundredths (uint8) or float32."""
     entities: pa.Table
@@ -98,10 +98,11 @@ def make_piece(mentions: pa.Table, bounds: Bounds) -> Piece:
         "first_chunk": first_chunk,
         "end_chunk": first_chunk + len(sizes),
         "largest": largest,
+        "columns": {name: column.dtype.str for name, column in rows.items()},
         **seen,
     }
     return Piece(
-        pa.table(rows),
+        rows,
         pa.table({"entity": entities, "rows": counts.astype(np.uint32)}),
         _names(mentions, by_entity, code, rows, len(entities)),
         sizes.astype(np.uint32),
@@ -341,7 +342,10 @@ def is_made(folder: Path, number: int) -> bool:
 
 def write_piece(piece: Piece, folder: Path, number: int) -> None:
     """Write the files of a piece."""
-    tables = {"rows": piece.rows, "entities": piece.entities, "names": piece.names}
+    with piece_path(folder, number, "rows").open("wb") as file:
+        for column in piece.rows.values():
+            file.write(column.tobytes())
+    tables = {"entities": piece.entities, "names": piece.names}
     for kind, table in {**tables, "sizes": pa.table({"size": piece.sizes})}.items():
         with pa.OSFile(str(piece_path(folder, number, kind)), "wb") as file:
             writer = pa.ipc.new_file(file, table.schema)
@@ -362,3 +366,15 @@ def read_table(folder: Path, number: int, kind: str) -> pa.Table:
     """A table of a piece, memory-mapped."""
     with pa.memory_map(str(piece_path(folder, number, kind))) as file:
         return pa.ipc.open_file(file).read_all()
+
+
+def read_rows(folder: Path, number: int, summary: dict[str, Any], start: int, end: int) -> dict[str, Column]:
+    """Some of a piece's rows; read, not mapped, as a build looks at every piece many times."""
+    rows, offset = {}, 0
+    with piece_path(folder, number, "rows").open("rb") as file:
+        for name, kind in summary["columns"].items():
+            dtype = np.dtype(kind)
+            file.seek(offset + start * dtype.itemsize)
+            rows[name] = np.frombuffer(file.read((end - start) * dtype.itemsize), dtype=dtype)
+            offset += summary["num_postings"] * dtype.itemsize
+    return rows

@@ -100,6 +100,13 @@ class Postings:
         chosen = descending(codes)[: min(limit, total)]  # those that do not match come last
         return total, chosen + start, self.chunks_of(entity)[chosen], self.scores_of(codes[chosen])
 
+    def count(self, entity: int, thresholds: Thresholds) -> int:
+        """In how many chunks a mention of an entity passes."""
+        start, end = self.pairs_of(entity)
+        if is_default(thresholds):
+            return int(np.count_nonzero(matching(self.best[start:end])))
+        return len(self._passing_pairs(start, end, thresholds)[0])
+
     def matches(self, entity: int, thresholds: Thresholds) -> tuple[Ids, Scores]:
         """The chunks of an entity where a mention passes, ascending, with the best score among those."""
         start, end = self.pairs_of(entity)
@@ -156,8 +163,11 @@ class Postings:
 
     def mentions_of(self, pairs: Ids) -> list[list[RawMention]]:
         """The mentions of each pair, by place; `place` becomes the row in the store only by `first_row`."""
-        length = self._first.run_length
-        return self.records.read([(start, length(start)) for start in self._first.place_of(pairs).tolist()])
+        length, found = self._first.run_length, []
+        for part in range(0, len(pairs), BLOCK):
+            starts = self._first.place_of(pairs[part : part + BLOCK]).tolist()
+            found += self.records.read([(start, length(start)) for start in starts])
+        return found
 
     def first_row(self, chunk_id: int) -> int:
         """The row of a chunk's first mention in the store."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from entity_index.bits import Ids, Words, pack
-from entity_index.pieces import read_table
+from entity_index.pieces import read_rows
 from entity_index.postings import FREQUENT, LISTED, LISTED_FROM, SAMPLE, best_ranked, matching
 from entity_index.query import DEFAULT_THRESHOLDS, SOURCES
 from entity_index.records import PLACES, Field, join_fields
@@ -34,7 +34,7 @@ class Source:
     """For each piece, the number in the index of each of its entities, ascending."""
     row_starts: Sequence[Ids]
     """For each piece, where the rows of each of its entities begin, and where the last one's end."""
-    first_chunks: Sequence[int]
+    summaries: Sequence[dict[str, Any]]
     fields: dict[str, Field]
     scores: dict[str, ScoreCode]
 
@@ -126,9 +126,9 @@ def _destinations(owners: list[Ids], counts: list[Ids], num_entities: int) -> Id
 
 def _read_rows(source: Source, piece: int, start: int, end: int) -> dict[str, Column]:
     """A run of rows of a piece; scores as the index's codes want them."""
-    table = read_table(source.folder, piece, "rows").slice(start, end - start)
-    rows: dict[str, Column] = {name: table[name].to_numpy() for name in table.column_names}
-    rows["chunk"] = rows["chunk"].astype(np.int64) + source.first_chunks[piece]
+    summary = source.summaries[piece]
+    rows = read_rows(source.folder, piece, summary, start, end)
+    rows["chunk"] = rows["chunk"].astype(np.int64) + summary["first_chunk"]
     for name in PLACES:
         rows[name] = rows[name].astype(np.uint32)
     for name in COLUMNS:
