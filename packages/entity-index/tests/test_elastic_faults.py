@@ -39,7 +39,7 @@ def three_nodes(make_cluster):
 def connected(cluster, url):
     """A client of a cluster that is whole and empty."""
     cluster.start()
-    with connect(url, Security()).options(request_timeout=320) as client:
+    with connect(url, Security()).options(request_timeout=320, max_retries=3) as client:
         for index in client.indices.get(index="*", expand_wildcards="all"):
             client.indices.delete(index=index)
         yield client
