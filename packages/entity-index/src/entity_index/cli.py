@@ -59,12 +59,6 @@ from entity_index.source import ChunkSource
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
-app.command()(serve)
-app.command()(annotate)
-app.command()(evaluate)
-app.command()(alt_test)
-
-
 def print_version(wanted: bool | None) -> None:
     """Print the version and stop, where it is asked for."""
     if wanted:
@@ -486,6 +480,12 @@ def show_progress() -> Iterator[Told]:
             bars.update(tasks[what], completed=done)
 
         yield update
+
+
+app.command()(serve)
+app.command()(annotate)
+app.command()(evaluate)
+app.command()(alt_test)
 
 
 def main() -> None:
