@@ -42,7 +42,7 @@ BYTES_A_ROW = 400
 CHUNKS_A_REPORT = 1 << 12
 LARGE = 1 << 16
 """A source of fewer chunks needs so little that it is not measured first."""
-LARGEST_PIECE, SMALLEST_PIECE = 1 << 20, 1 << 13
+LARGEST_PIECE, SMALLEST_PIECE = 1 << 21, 1 << 13
 
 
 def build_index(
