@@ -138,12 +138,9 @@ def _check_places(chunk_id: Ids, char_start: Ids, char_end: Ids, bounds: Bounds)
 
 
 def _check_scores(columns: dict[str, Column], bounds: Bounds) -> None:
-    least = min(columns[name].min(initial=0) for name in COLUMNS)  # NaN where there is one
-    greatest = max(columns[name].max(initial=0) for name in COLUMNS)
-    if any(
-        not (columns[name].min(initial=0) >= 0 and columns[name].max(initial=0) <= bounds.largest_score)
-        for name in COLUMNS
-    ):
+    ranges = [(columns[name].min(initial=0), columns[name].max(initial=0)) for name in COLUMNS]
+    if not all(least >= 0 and greatest <= bounds.largest_score for least, greatest in ranges):  # nor NaN
+        least, greatest = min(least for least, _ in ranges), max(greatest for _, greatest in ranges)
         raise FormatError(f"{bounds.where} has scores from {least} to {greatest}, expected 0 to 1")
 
 
@@ -151,8 +148,9 @@ def _in_order(chunk_id: Ids, char_start: Ids, char_end: Ids) -> Ids | None:
     """The rows sorted by chunk and place; None where they are."""
     if not len(chunk_id):
         return None
-    key = (char_start << 32 | char_end)[1:] < (char_start << 32 | char_end)[:-1]
-    if not np.any(key & (chunk_id[1:] == chunk_id[:-1])):
+    place = char_start << 32 | char_end
+    earlier = np.flatnonzero(place[1:] < place[:-1])  # few but the first places of chunks
+    if not np.any(chunk_id[earlier + 1] == chunk_id[earlier]):
         return None
     return np.lexsort((char_end, char_start, chunk_id))
 
