@@ -305,7 +305,7 @@ def prepare(folder: Path, cluster: dict[str, Any], node: Node, home: Path, java:
     (node.config / "jvm.options").write_text(kept, encoding="utf-8")
     for name in ("server.key", "server.pem") if cluster["tls"] else ():
         shutil.copy(Path(cluster["tls"]) / name, node.config / name)
-    for place in (node.folder / "data", node.folder / "logs", folder / "snapshots"):
+    for place in (node.folder / "data", node.folder / "logs", node.folder / "tmp", folder / "snapshots"):
         place.mkdir(exist_ok=True)
     (node.folder / "pid").unlink(missing_ok=True)
     if os.geteuid() == 0:
@@ -326,8 +326,9 @@ def set_password(cluster: dict[str, Any], node: Node, home: Path, java: Path) ->
 
 def as_user(node: Node, java: Path, **variables: str) -> dict[str, Any]:
     """How to start one of the server's programs: as an ordinary user, with little of our environment."""
-    environment = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    environment = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     environment |= {"ES_JAVA_HOME": str(java), "ES_PATH_CONF": str(node.config), **variables}
+    environment |= {"ES_TMPDIR": str(node.folder / "tmp")}  # else it leaves a folder in /tmp at every start
     options: dict[str, Any] = {"env": environment, "cwd": node.folder}
     if os.geteuid() == 0:
         user = pwd.getpwnam(ORDINARY_USER)

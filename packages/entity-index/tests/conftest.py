@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -301,9 +302,9 @@ class Cluster:
         subprocess.run([sys.executable, self.tool, "stop", "--delete", "--folder", self.folder], check=True)
 
 
-@pytest.fixture(scope="session")
-def make_cluster():
-    """Describe clusters, each with a folder of its own that goes at the end; `start` brings one up."""
+@contextmanager
+def cluster_maker():
+    """Describes clusters, each with a folder of its own; `start` brings one up, all go at the end."""
     tool = find_elasticsearch_tool()
     if tool is None:
         needed("there is no tools/elasticsearch.py above the tests, and ELASTICSEARCH_TOOL names none")
@@ -315,21 +316,32 @@ def make_cluster():
             clusters.append(Cluster(tool, Path(folder) / f"cluster-{len(clusters)}"))
             return clusters[-1]
 
+        try:
+            yield make
+        finally:
+            for cluster in clusters:
+                cluster.remove()
+
+
+@pytest.fixture(scope="module")
+def make_cluster():
+    """Describe clusters of the tests of a file: what they start is gone before the next file's tests."""
+    with cluster_maker() as make:
         yield make
-        for cluster in clusters:
-            cluster.remove()
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url(request):
+def elasticsearch_url():
     """The address of a server that all tests of a session share; use index names of your own.
 
     The variable ENTITY_INDEX_TEST_SERVER names one that runs already.
     """
     if "ENTITY_INDEX_TEST_SERVER" in os.environ:
-        return os.environ["ENTITY_INDEX_TEST_SERVER"]
-    (url,) = request.getfixturevalue("make_cluster")().start()
-    return url
+        yield os.environ["ENTITY_INDEX_TEST_SERVER"]
+        return
+    with cluster_maker() as make:
+        (url,) = make().start()
+        yield url
 
 
 # An index on a server in LMEnt's layout, written with raw requests
