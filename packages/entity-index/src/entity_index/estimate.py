@@ -18,7 +18,7 @@ from entity_index.source import MENTIONS, ChunkBatch
 from entity_index.strings import write_strings
 from entity_index.texts import WRITER_MEMORY, Chunk, TextWriter
 
-SAMPLE_ROWS, SAMPLE_CHUNKS = 1 << 16, 1 << 11
+SAMPLE_ROWS, SAMPLE_CHUNKS = 1 << 16, 1 << 9
 FIXED_MEMORY = 400_000_000
 """What Python, its libraries and the mapped files take."""
 MEMORY_A_CHUNK = 32
