@@ -12,10 +12,14 @@ from olmo_trainer.train import train
 README = Path(__file__).parent.parent / "README.md"
 
 
-def blocks(language):
+def readme():
     if not README.exists():
         pytest.skip(f"no README.md beside {README.parent.name}: the tests run without the sources")
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    return README.read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", readme(), re.DOTALL)
 
 
 def test_the_configuration_of_the_example_is_valid(tmp_path):
@@ -32,7 +36,7 @@ def test_the_configuration_of_the_injection_is_valid(tmp_path):
 
 def test_the_recipes_are_listed_as_the_command_lists_them():
     listed = "".join(f"{name:24}{title}\n" for name, title in list_presets().items())
-    assert f"$ olmo-trainer presets\n{listed}" in README.read_text(encoding="utf-8")
+    assert f"$ olmo-trainer presets\n{listed}" in readme()
 
 
 def test_the_documented_defaults_are_the_defaults(tmp_path):
