@@ -146,3 +146,34 @@ def test_an_error_in_a_method_ends_the_merge_and_leaves_nothing(pair, tmp_path):
     with pytest.raises(ValueError, match="large: no"):
         execute(plan_of(pair, refuse), tmp_path / "out", threads=3)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one", "two"]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize(("dtype", "output"), [("float16", "F16"), ("float32", "F32"), ("float64", "BF16")])
+def test_in_a_sum_the_input_that_is_not_finite_is_named(write_checkpoint, tmp_path, value, dtype, output):
+    weights = np.ones(100, dtype=dtype)
+    good = write_checkpoint("good", {"w": weights})
+    weights[70] = value
+    bad = write_checkpoint("bad", {"w": weights})
+    plan = plan_of(tuple(map(open_checkpoint, (good, bad))), weighted_sum([1, 0], 1.0), dtype=output)
+    with pytest.raises(ValueError, match=f"'w' of '{bad}' holds {value}, at element 70: a merge"):
+        execute(plan, tmp_path / "out")
+
+
+def test_a_sum_of_finite_numbers_that_overflows_is_refused(write_checkpoint, tmp_path):
+    weights = {"w": np.full(3, 3e38, dtype=ml_dtypes.bfloat16)}
+    both = tuple(open_checkpoint(write_checkpoint(name, weights)) for name in ("one", "two"))
+    with pytest.raises(ValueError, match="'w': a merged value is NaN or infinite, though every input is"):
+        execute(plan_of(both, weighted_sum([1, 1], 1.0), compute="F32"), tmp_path / "out")
+
+
+def test_a_sum_that_reads_input_by_input_is_that_of_all_inputs_at_once(pair, tmp_path, load_tensors):
+    kernel = weighted_sum([3, -0.5, 7], 4.0)(None)
+    at_once = plan_of((*pair, pair[0]), lambda inputs: lambda start, values: kernel(start, values))
+    in_turn = plan_of((*pair, pair[0]), lambda inputs: kernel)
+    execute(at_once, tmp_path / "at_once")
+    execute(in_turn, tmp_path / "in_turn")
+    expected, found = load_tensors(tmp_path / "at_once"), load_tensors(tmp_path / "in_turn")
+    assert {name: one.tobytes() for name, one in found.items()} == {
+        name: one.tobytes() for name, one in expected.items()
+    }

@@ -6,13 +6,13 @@ by a count never moves it across a tie, so that the result is the correctly roun
 element in 10^8. In F64 for anything wider.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 
 from model_merge.dtypes import Compute, Values, itemsize, round_to_bf16
-from model_merge.plan import Inputs, Kernel
+from model_merge.plan import Fold, Inputs, Kernel
 
 Compat = Literal["mergekit", "ez"]
 Prepare = Callable[[Inputs], Kernel]
@@ -29,13 +29,13 @@ def compute_dtype(input_dtypes: Sequence[str], output_dtype: str) -> Compute:
 
 
 def weighted_sum(weights: Sequence[float], divisor: float) -> Prepare:
-    """(Sum of w x) / divisor, over the inputs in their order. `values` are overwritten."""
+    """(Sum of w x) / divisor, over the inputs in their order. They are overwritten."""
 
-    def kernel(flat_start: int, values: list[Values]) -> Values:
-        total = values[0]
+    def fold(values: Iterator[Values]) -> Values:
+        total = next(values)
         if weights[0] != 1:
             total *= weights[0]
-        for weight, value in zip(weights[1:], values[1:], strict=True):
+        for weight, value in zip(weights[1:], values, strict=True):
             if weight != 1:
                 value *= weight
             total += value
@@ -43,6 +43,7 @@ def weighted_sum(weights: Sequence[float], divisor: float) -> Prepare:
             total /= divisor
         return total
 
+    kernel = Fold(fold)
     return lambda inputs: kernel
 
 

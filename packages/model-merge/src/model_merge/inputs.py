@@ -36,15 +36,27 @@ class Reader:
 
     def read(self, start: int, stop: int, sums: TensorSums | None = None) -> list[Values]:
         """The values of every input's elements [start, stop); the next call overwrites them."""
-        dtype = COMPUTE[self._tensor.compute]
-        num_bytes = (stop - start) * dtype.itemsize
-        if not self._values or len(self._values[0]) < num_bytes:
-            self._values = [np.empty(num_bytes, dtype=np.uint8) for _ in self._inputs]
-            self._raw = np.empty((stop - start) * 8, dtype=np.uint8)
-        found: list[Values] = [array[:num_bytes].view(dtype) for array in self._values]
+        found = self._arrays(len(self._inputs), stop - start)
         for source, values in zip(self._inputs, found, strict=True):
             source.read_into(start, stop, values, self._raw, sums)
         return found
+
+    def in_turn(self, start: int, stop: int, sums: TensorSums | None = None) -> Iterator[Values]:
+        """As `read`, but one input after the other, as a `Fold` takes them; NaN and infinities stay."""
+        first, *later = self._arrays(min(len(self._inputs), 2), stop - start)
+        for position, source in enumerate(self._inputs):
+            values = later[0] if position else first
+            source.read_into(start, stop, values, self._raw, sums, refuse_nan=False)
+            yield values
+
+    def _arrays(self, count: int, elements: int) -> list[Values]:
+        """So many arrays of so many elements; the next call returns the same ones."""
+        dtype = COMPUTE[self._tensor.compute]
+        num_bytes = elements * dtype.itemsize
+        if len(self._values) < count or len(self._values[0]) < num_bytes:
+            self._values = [np.empty(num_bytes, dtype=np.uint8) for _ in range(count)]
+            self._raw = np.empty(elements * 8, dtype=np.uint8)
+        return [array[:num_bytes].view(dtype) for array in self._values[:count]]
 
     def will_need(self, start: int, stop: int) -> None:
         """Ask the kernel to fetch what will be read."""
@@ -76,6 +88,8 @@ class _Input:
         values: Values,
         buffer: npt.NDArray[np.uint8],
         sums: TensorSums | None,
+        *,
+        refuse_nan: bool = True,
     ) -> None:
         """Decode elements [start, stop); NaN and infinities are refused, but for absent rows."""
         raw = buffer[: (stop - start) * self._width]
@@ -87,7 +101,7 @@ class _Input:
         else:
             absent = self._gather(self._rows, start, stop, raw)
         decode_into(raw, self._info.dtype, values)
-        if not (bf16_finite(raw) if self._info.dtype == "BF16" else all_finite(values)):
+        if refuse_nan and not (bf16_finite(raw) if self._info.dtype == "BF16" else all_finite(values)):
             where = int(np.flatnonzero(~np.isfinite(values))[0])
             raise ValueError(
                 f"{self._info.name!r} of {self._reference!r} holds {values[where]}, "

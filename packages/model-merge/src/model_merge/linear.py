@@ -11,7 +11,6 @@ from model_merge.checks import check, untied_name
 from model_merge.dtypes import FLOATS, Compute
 from model_merge.expression import Expression, Leaf, Linear, flatten, to_json, whole_weights
 from model_merge.header import TensorInfo
-from model_merge.methods.emulate import fused_sum, rounding
 from model_merge.plan import MergePlan, TensorPlan, TensorRef
 
 
@@ -112,6 +111,8 @@ def _arithmetic(
     if "F64" in (*dtypes, output):
         raise ValueError(f"compat {compat} is for checkpoints of at most 32 bits, found F64")
     if compat == "mergekit":
+        from model_merge.methods.emulate import fused_sum, rounding  # here: others need no method
+
         return fused_sum([float(weight) for weight in weights], float(sum(weights)), rounding("F32")), "F32"
     if len({*weights}) > 1:
         raise ValueError("compat ez averages uniformly: it has no weights")

@@ -54,6 +54,19 @@ return one of those arrays: that keeps the linear merges free of allocations.
 
 
 @dataclass(frozen=True)
+class Fold:
+    """A `Kernel` that takes one input after the other, so that only two of them are in memory at a time."""
+
+    fold: Callable[[Iterator[Values]], Values]
+    """The first array stays as it is left, each later one is overwritten by the next. The result must not be
+    finite where an input is not: a NaN is then found without looking for it in every input."""
+
+    def __call__(self, flat_start: int, values: list[Values]) -> Values:
+        """Of inputs that are all there, as any other kernel."""
+        return self.fold(iter(values))
+
+
+@dataclass(frozen=True)
 class TensorPlan:
     """How one output tensor comes about."""
 

@@ -25,11 +25,11 @@ from model_merge.dtypes import FLOATS, Values, encode_into, itemsize
 from model_merge.inputs import Reader
 from model_merge.journal import Journal
 from model_merge.output import OutputFile, tensor_bytes
-from model_merge.plan import BLOCK, Kernel, MergePlan, TensorPlan
+from model_merge.plan import BLOCK, Fold, Kernel, MergePlan, TensorPlan
 
 CHUNK = 1 << 22
 """Elements per chunk."""
-STEP = 1 << 17
+STEP = 1 << 19
 """Elements a thread computes at a time: few enough for its cache, many enough that threads seldom meet."""
 SYNC_BYTES = 1 << 28
 """Output bytes between two entries of the journal."""
@@ -124,12 +124,24 @@ class Computer:
             return
         reader, tensor = self._read(chunk.tensor), chunk.tensor
         width = itemsize(tensor.dtype)
-        step = _block_elements(tensor)
+        step = _block_elements(2 if isinstance(kernel, Fold) else len(tensor.inputs))
         reader.will_need(chunk.start, chunk.stop)
         for start in range(chunk.start, chunk.stop, step):
             stop = min(start + step, chunk.stop)
-            values = kernel(start, reader.read(start, stop, self._sums))
-            yield start * width, self._encode(tensor, values, (stop - start) * width)
+            values = self._values(reader, kernel, start, stop)
+            try:
+                raw = self._encode(tensor, values, (stop - start) * width)
+            except ValueError:
+                reader.read(start, stop)  # where an input was not finite, this says which and where
+                raise
+            yield start * width, raw
+
+    def _values(self, reader: Reader, kernel: Kernel, start: int, stop: int) -> Values:
+        """The output's elements [start, stop) before the one rounding."""
+        if not isinstance(kernel, Fold):
+            return kernel(start, reader.read(start, stop, self._sums))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return kernel.fold(reader.in_turn(start, stop, self._sums))
 
     def _encode(self, tensor: TensorPlan, values: Values, num_bytes: int) -> npt.NDArray[np.uint8]:
         if len(self._raw) < num_bytes:
@@ -165,7 +177,7 @@ class Computer:
             yield start, raw
 
     def _check_finite(self, chunk: Chunk) -> None:
-        reader, step = self._read(chunk.tensor), _block_elements(chunk.tensor)
+        reader, step = self._read(chunk.tensor), _block_elements(1)
         for start in range(chunk.start, chunk.stop, step):
             reader.read(start, min(start + step, chunk.stop))
 
@@ -175,10 +187,9 @@ def tensor_bytes_of(num_bytes: int, size: int, elements: int) -> int:
     return num_bytes if elements == size else elements * num_bytes // size
 
 
-def _block_elements(tensor: TensorPlan) -> int:
-    """Elements a thread computes at a time."""
-    fits = WORKSPACE_BYTES // (max(len(tensor.inputs), 1) * 8)
-    return max(min(STEP, fits), 1 << 10)
+def _block_elements(arrays: int) -> int:
+    """Elements a thread computes at a time, in so many arrays."""
+    return max(min(STEP, WORKSPACE_BYTES // (max(arrays, 1) * 8)), 1 << 10)
 
 
 def _pwrite(descriptor: int, buffer: memoryview, offset: int) -> None:
