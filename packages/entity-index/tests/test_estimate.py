@@ -53,6 +53,16 @@ def test_too_little_disk_is_refused_before_anything_is_written(store, tmp_path, 
     assert [name for name in os.listdir(tmp_path) if name.startswith("index")] == []
 
 
+@pytest.mark.parametrize("free", [399_999_999, 400_000_000])
+def test_where_there_is_plenty_of_disk_nothing_is_measured_first(store, tmp_path, monkeypatch, free):
+    asked = []
+    monkeypatch.setattr("entity_index.build.LARGE", 1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(0, 0, free))
+    monkeypatch.setattr("entity_index.build.check_room", lambda estimate, folder: asked.append(estimate))
+    build_index(store.path, tmp_path / "index")
+    assert len(asked) == (free < 4000 * 100_000)
+
+
 def test_too_little_memory_is_refused_before_anything_is_written(store, tmp_path, monkeypatch):
     monkeypatch.setattr("entity_index.build.LARGE", 1000)
     monkeypatch.setattr("entity_index.estimate.available_memory", lambda: 10**9)

@@ -22,7 +22,15 @@ import numpy as np
 import pyarrow as pa
 
 from chunk_provenance import FormatError, open_store
-from entity_index.estimate import Estimate, check_room, chunks_of, estimate_build
+from entity_index.estimate import (
+    Estimate,
+    check_memory,
+    check_room,
+    chunks_of,
+    estimate_build,
+    has_plenty,
+    memory_of,
+)
 from entity_index.inputs import Input, Separate, store_input
 from entity_index.joining import join_pieces
 from entity_index.manifest import VERSION, read_manifest, write_manifest
@@ -94,7 +102,9 @@ def build_from(
         return False
     unfinished = index_path.with_name(index_path.name + ".tmp")
     if source.num_chunks >= LARGE and not unfinished.exists():
-        check_room(estimate_from(source, memory), index_path.absolute())
+        check_memory(memory_of(source, size))
+        if not has_plenty(source, index_path.absolute()):
+            check_room(estimate_from(source, memory), index_path.absolute())
     plan = begin(unfinished, source, size)
     try:
         _write_folder(unfinished, source, plan, progress)

@@ -22,6 +22,8 @@ SAMPLE_ROWS, SAMPLE_CHUNKS = 1 << 16, 1 << 9
 FIXED_MEMORY = 400_000_000
 """What Python, its libraries and the mapped files take."""
 MEMORY_A_CHUNK = 32
+PLENTY_A_CHUNK = 100_000
+"""Bytes on disk; LMEnt's chunks, with 38 mentions and 1,200 characters, take 2,500."""
 NAMES_SHARE = 1.5
 """With its names, an index has about so many times the bytes of its postings and entities."""
 
@@ -62,9 +64,26 @@ def estimate_build(source: Input, *, memory: int, threads: int) -> Estimate:
         mentions=num_mentions,
         parts_bytes=round(parts * more_mentions),
         index_bytes=round(postings * NAMES_SHARE * more_mentions + texts * more_chunks),
-        memory_bytes=memory + FIXED_MEMORY + WRITER_MEMORY + MEMORY_A_CHUNK * source.num_chunks,
+        memory_bytes=memory_of(source, memory),
         seconds=reading + sorting * more_mentions / (threads if separate else 1) + indexing * more_chunks,
     )
+
+
+def memory_of(source: Input, memory: int) -> int:
+    """Bytes that a build takes in memory, `memory` of them for the mentions."""
+    return memory + FIXED_MEMORY + WRITER_MEMORY + MEMORY_A_CHUNK * source.num_chunks
+
+
+def has_plenty(source: Input, folder: Path) -> bool:
+    """Whether there is so much disk that nobody needs to measure what a build will take."""
+    return free_bytes(folder) >= PLENTY_A_CHUNK * source.num_chunks
+
+
+def free_bytes(folder: Path) -> int:
+    """Of the disk on which a folder is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def check_room(estimate: Estimate, folder: Path) -> None:
@@ -73,19 +92,22 @@ def check_room(estimate: Estimate, folder: Path) -> None:
     Raises:
         OSError: there is too little.
     """
-    while not folder.exists():
-        folder = folder.parent
-    needed, free = estimate.parts_bytes + estimate.index_bytes, shutil.disk_usage(folder).free
+    needed, free = estimate.parts_bytes + estimate.index_bytes, free_bytes(folder)
     if needed > free:
         raise OSError(
             f"the build needs about {needed / 1e9:,.1f} GB of disk in {str(folder)!r} (the index and, until "
             f"it is finished, its parts), {free / 1e9:,.1f} GB are free"
         )
-    memory = available_memory()
-    if memory is not None and estimate.memory_bytes > memory:
+    check_memory(estimate.memory_bytes)
+
+
+def check_memory(needed: int) -> None:
+    """Refuse a build that needs more memory than there is."""
+    available = available_memory()
+    if available is not None and needed > available:
         raise OSError(
-            f"the build needs about {estimate.memory_bytes / 1e9:,.1f} GB of memory, {memory / 1e9:,.1f} GB "
-            "are available: give it less with --memory"
+            f"the build needs about {needed / 1e9:,.1f} GB of memory, {available / 1e9:,.1f} GB are "
+            "available: give it less with --memory"
         )
 
 

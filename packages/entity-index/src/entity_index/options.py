@@ -1,13 +1,19 @@
 """What several commands share: their options, and how they speak."""
 
 import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from chunk_provenance.sections import command_line, write_section
 from chunk_provenance.sections import section as report_section
+from entity_index.build import Progress as Told
 from entity_index.query import SOURCES, Thresholds
 
 IndexReference = Annotated[
@@ -103,3 +109,28 @@ def say(message: str) -> None:
 def save_section(path: Path, title: str, summary: str, **parts: list[dict[str, Any]]) -> None:
     """Write a section for the report of chunk-provenance."""
     write_section(report_section(title, command=command_line(), summary=summary, **parts), path)
+
+
+@contextmanager
+def show_progress() -> Iterator[Told]:
+    """A bar for each thing done, on a terminal; else a line when something new begins."""
+    if not sys.stderr.isatty():
+        begun: set[str] = set()
+
+        def announce(what: str, done: int, total: int) -> None:
+            if what not in begun:
+                begun.add(what)
+                say(f"{what} ({total:,})")
+
+        yield announce
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {}
+
+        def update(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
+
+        yield update
