@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from model_merge.dtypes import Values as Values
 
-BLOCK = 1 << 17
+BLOCK = 1 << 18
 """Elements per step of a statistics pass. Fixed, so that sums do not depend on chunk size or threads."""
 
 
