@@ -39,6 +39,8 @@ def main() -> None:
         listening = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
+        while not server.started:
+            time.sleep(0.01)
         report(backend, listening.getsockname()[1], arguments.requests)
         server.should_exit = True
         thread.join()

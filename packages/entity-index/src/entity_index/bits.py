@@ -19,7 +19,7 @@ Ids = npt.NDArray[np.int64]
 WIDEST = 57
 """With up to 7 bits of the number before it, eight bytes hold no wider one."""
 PADDING = 16
-BLOCK = 1 << 16
+BLOCK = 1 << 17
 """So many numbers are packed at a time: they stay in the processor's cache."""
 MARKS = 128
 """A `Bitmap` counts its ones before every so many bits."""
@@ -83,9 +83,13 @@ def pack(numbers: npt.NDArray[Any], width: int) -> bytes:
 
 def _pack_block(numbers: Words, width: int) -> bytes:
     """Multiples of 64 numbers: 64 of them fill `width` words of eight bytes."""
-    columns = numbers.reshape(-1, 64)
-    words = np.zeros((len(columns), width), dtype="<u8")
-    for place in range(64):
+    in_a_row = 64
+    while width <= 32 and in_a_row > 1:  # two neighbours are one number of twice the width
+        numbers = numbers[0::2] | numbers[1::2] << np.uint64(width)
+        width, in_a_row = 2 * width, in_a_row // 2
+    columns = numbers.reshape(-1, in_a_row)
+    words = np.zeros((len(columns), in_a_row * width // 64), dtype="<u8")
+    for place in range(in_a_row):
         word, shift = divmod(place * width, 64)
         words[:, word] |= columns[:, place] << np.uint64(shift)
         if shift + width > 64:

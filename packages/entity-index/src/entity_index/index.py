@@ -262,11 +262,13 @@ class EntityIndex:
             return []
         chunk_ids = self.postings.matches(number, thresholds)[0]
         parts = np.split(chunk_ids, range(CHUNKS_AT_ONCE, len(chunk_ids), CHUNKS_AT_ONCE))
-        pairs = (self.postings.passing_pairs(self.postings.pairs_in(part), thresholds) for part in parts)
+        pairs = map(self.postings.pairs_in, parts)
         if len(chunk_ids) < FEW_CHUNKS:
-            numbers, found = run_lengths(np.sort(self.postings.entities_of(np.concatenate(list(pairs)))))
+            passing = self.postings.passing_pairs(np.concatenate(list(pairs)), thresholds)
+            numbers, found = run_lengths(np.sort(self.postings.entities_of(passing)))
         else:
-            numbers, found = np.arange(self.postings.num_entities), self.postings.count_of(pairs)
+            numbers = np.arange(self.postings.num_entities)
+            found = self.postings.count_passing(pairs, thresholds)
         found[numbers == number] = 0
         best = best_ranked(found, limit)
         return [self._entity_count(int(numbers[i]), int(found[i])) for i in best.tolist() if found[i]]

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,8 @@ from entity_index.runs import FrequentPart, Run, Source, describe_frequent, gath
 from entity_index.scores import COLUMNS, ScoreCode, choose_codes
 
 Column = npt.NDArray[Any]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 BUCKET_PAIRS = 1 << 22
 """About so many pairs are sorted by chunk at a time."""
@@ -62,11 +64,11 @@ def join_pieces(
     with _Writer(folder, source, sizes, num_entities=len(entities), total=total) as writer:
         done = 0
         runs = _share_out(source, len(entities), run_rows)
-        for run in _in_threads(source, runs, writer.bucket_of, threads):
+        for run in _ahead(lambda entities: _work(source, entities, writer.bucket_of), runs, threads):
             writer.add(*run)
             done += len(run[0].first)
             progress(done, total)
-        layout = writer.finish()
+        layout = writer.finish(threads)
     layout |= describe_records(fields, scores)
     layout |= {"num_entities": len(entities), "num_chunks": num_chunks, "num_postings": total}
     layout["num_mentions"] = sum(summary["num_mentions"] for summary in summaries)
@@ -127,14 +129,12 @@ def _share_out(source: Source, num_entities: int, run_rows: int) -> list[range]:
     return [range(start, end) for start, end in pairwise(borders)]
 
 
-def _in_threads(
-    source: Source, runs: list[range], bucket_of: Column, threads: int
-) -> Iterator[tuple[Run, FrequentPart, Ids, Column]]:
-    """The runs in order, a few of them at work."""
-    waiting: deque[Future[tuple[Run, FrequentPart, Ids, Column]]] = deque()
+def _ahead(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """The results in order, a few of them at work."""
+    waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
-        for entities in runs:
-            waiting.append(pool.submit(_work, source, entities, bucket_of))
+        for item in items:
+            waiting.append(pool.submit(work, item))
             if len(waiting) > threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -210,7 +210,7 @@ class _Writer:
         self.counts["samples"] += len(part.samples)
         self.counts["listed"] += len(part.listed_pairs)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self, threads: int) -> dict[str, Any]:
         """Write what is known only now; returns numbers for `meta.json`."""
         self._first.append(np.ones(1, dtype=np.uint8))  # where a pair after the last would begin
         self._deltas.write(bytes(PADDING))
@@ -231,7 +231,7 @@ class _Writer:
         _save_first_counts(folder)
         widths = {
             "chunk": self.chunk_width,
-            **self._buckets.write(self.num_pairs),
+            **self._buckets.write(self.num_pairs, threads),
             "row": _write_starts(folder / "row_starts.bits", self.sizes),
         }
         rare = self.num_pairs - self.counts["frequent_pairs"]
@@ -272,22 +272,26 @@ class _Buckets:
             file.write(keys[start:end].tobytes())
             start = end
 
-    def write(self, num_pairs: int) -> dict[str, int]:
+    def write(self, num_pairs: int, threads: int) -> dict[str, int]:
         """Write `chunk_pairs` and `chunk_starts`; returns their widths."""
         counts = np.zeros(self._num_chunks, dtype=np.uint32)
         width = width_of(max(0, num_pairs - 1))
         with PackedWriter(self._folder / "chunk_pairs.bits", width) as writer:
-            for path in self._paths():
-                keys = np.fromfile(path, dtype=np.int64)
-                keys.sort()
-                writer.append(keys & (1 << self._pair_bits) - 1)
-                keys >>= self._pair_bits
-                if len(keys):
-                    first = int(keys[0])
-                    found = np.bincount(keys - first)
-                    counts[first : first + len(found)] += found.astype(np.uint32)
-                path.unlink()
+            for pairs, first, found in _ahead(self._read_sorted, self._paths(), threads):
+                writer.append(pairs)
+                counts[first : first + len(found)] += found
         return {"pair": width, "chunk_pair": _write_starts(self._folder / "chunk_starts.bits", counts)}
+
+    def _read_sorted(self, path: Path) -> tuple[Ids, int, npt.NDArray[np.uint32]]:
+        """The pairs of a bucket by chunk; its first chunk, and the pairs of each from there on."""
+        keys = np.fromfile(path, dtype=np.int64)
+        path.unlink()
+        keys.sort()
+        pairs = keys & (1 << self._pair_bits) - 1
+        keys >>= self._pair_bits
+        first = int(keys[0]) if len(keys) else 0
+        keys -= first
+        return pairs, first, np.bincount(keys).astype(np.uint32)
 
 
 def _write_starts(path: Path, sizes: Column) -> int:

@@ -78,7 +78,9 @@ def _batches(parts: Sequence[Part], first_row: int, rows: int) -> Iterator[pa.Ta
             first_row -= sizes[groups.pop(0)]
         if not groups:
             continue
-        for batch in file.iter_batches(rows, row_groups=groups, columns=list(NEEDED)):
+        # one thread: several take twice the processor's time, which the pieces need
+        batches = file.iter_batches(rows, row_groups=groups, columns=list(NEEDED), use_threads=False)
+        for batch in batches:
             table = pa.table(batch).slice(first_row)
             first_row = max(0, first_row - len(batch))
             if len(table):

@@ -128,6 +128,8 @@ class Pages:
             lstrip_blocks=True,
         )
         self.templates.globals.update(title=title, labels=LABELS, sliders_of=sliders_of)
+        for name in self.templates.list_templates(extensions=["html"]):
+            self.templates.get_template(name)  # compiled now, not while the first visitor waits
         self.subject = lru_cache(maxsize=1000)(partial(find_subject, backend))
         self.neighbours = lru_cache(maxsize=1000)(partial(backend.co_occurring, limit=NEIGHBOURS))
 

@@ -12,7 +12,7 @@ from entity_index.elastic.bulk_state import Plan
 from entity_index.source import ChunkSource
 
 BYTES_A_MENTION, BYTES_A_TEXT_BYTE = 110, 1.5  # in each of the two indices
-MENTIONS_A_SECOND = 40_000
+MENTIONS_A_SECOND = 30_000
 MEMORY = 500_000_000
 SAMPLE_CHUNKS = 2000
 
