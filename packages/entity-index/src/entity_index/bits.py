@@ -1,7 +1,7 @@
 """Numbers of a few bits each, end to end in a memory-mapped file, read one at a time or as arrays.
 
 A file `NAME.bits` holds number i of w bits at the bits i * w to (i + 1) * w, the lowest bit first, then
-zeros: to a whole byte, and sixteen bytes more, so that eight or sixteen can be read anywhere. About 5 ns a
+zeros: to a whole byte, and sixteen bytes more, so that eight or sixteen can be read anywhere. 1 to 6 ns a
 number to write, 6 ns to read.
 """
 
