@@ -34,7 +34,7 @@ def main() -> None:
         reference = arguments.index or make_index(Path(folder))
         backend = open_backend(reference)
         server = uvicorn.Server(
-            uvicorn.Config(make_app(backend, title="benchmark"), log_level="critical", lifespan="off")
+            uvicorn.Config(make_app(backend, title="benchmark"), log_level="critical", lifespan="on")
         )
         listening = listen("127.0.0.1", 0)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -110,7 +110,7 @@ def site(tmp_path_factory, row, build_pair):
     build_pair(path, TEXTS, mentions)
     order = compute_order(open_store(path / "store").bucket, batch_tokens=1, updates=6, seed=0)
     app = make_app(open_index(path / "index"), title="tiny", training=Training(order))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="on"))
     listening = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()

@@ -61,7 +61,7 @@ def serve(
     shown, shown_port = listening.getsockname()[:2]
     shown = f"[{shown}]" if ":" in shown else shown
     typer.echo(f"http://{shown}:{shown_port}/  (Ctrl+C stops it)", err=True)
-    config = uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False)
+    config = uvicorn.Config(app, log_level="warning", lifespan="on", server_header=False)
     uvicorn.Server(config).run(sockets=[listening])
 
 
