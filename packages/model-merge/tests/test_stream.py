@@ -1,3 +1,5 @@
+import tracemalloc
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -158,6 +160,20 @@ def test_in_a_sum_the_input_that_is_not_finite_is_named(write_checkpoint, tmp_pa
     plan = plan_of(tuple(map(open_checkpoint, (good, bad))), weighted_sum([1, 0], 1.0), dtype=output)
     with pytest.raises(ValueError, match=f"'w' of '{bad}' holds {value}, at element 70: a merge"):
         execute(plan, tmp_path / "out")
+
+
+def test_of_many_inputs_the_bad_one_is_found_without_holding_all(write_checkpoint, tmp_path):
+    weights = np.ones(1 << 19, dtype=np.float32)
+    good = open_checkpoint(write_checkpoint("good", {"w": weights}))
+    weights[-1] = np.nan
+    bad = open_checkpoint(write_checkpoint("bad", {"w": weights}))
+    plan = plan_of((*[good] * 49, bad), weighted_sum([1.0] * 50, 50.0))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"'w' of '.*bad' holds nan, at element 524287: a merge"):
+        execute(plan, tmp_path / "out", threads=1)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 10 * (1 << 19) * 8  # of 50 inputs
 
 
 def test_a_sum_of_finite_numbers_that_overflows_is_refused(write_checkpoint, tmp_path):

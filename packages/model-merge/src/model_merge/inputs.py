@@ -41,12 +41,19 @@ class Reader:
             source.read_into(start, stop, values, self._raw, sums)
         return found
 
-    def in_turn(self, start: int, stop: int, sums: TensorSums | None = None) -> Iterator[Values]:
-        """As `read`, but one input after the other, as a `Fold` takes them; NaN and infinities stay."""
+    def check_finite(self, start: int, stop: int) -> None:
+        """Refuse NaN and infinities in elements [start, stop), one input after the other."""
+        for _ in self.in_turn(start, stop, refuse_nan=True):
+            pass
+
+    def in_turn(
+        self, start: int, stop: int, sums: TensorSums | None = None, *, refuse_nan: bool = False
+    ) -> Iterator[Values]:
+        """As `read`, but one input after the other, as a `Fold` takes them; NaN and infinities may stay."""
         first, *later = self._arrays(min(len(self._inputs), 2), stop - start)
         for position, source in enumerate(self._inputs):
             values = later[0] if position else first
-            source.read_into(start, stop, values, self._raw, sums, refuse_nan=False)
+            source.read_into(start, stop, values, self._raw, sums, refuse_nan=refuse_nan)
             yield values
 
     def _arrays(self, count: int, elements: int) -> list[Values]:

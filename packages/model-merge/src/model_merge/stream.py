@@ -132,7 +132,7 @@ class Computer:
             try:
                 raw = self._encode(tensor, values, (stop - start) * width)
             except ValueError:
-                reader.read(start, stop)  # where an input was not finite, this says which and where
+                reader.check_finite(start, stop)  # where an input was not finite, this says which and where
                 raise
             yield start * width, raw
 
@@ -179,7 +179,7 @@ class Computer:
     def _check_finite(self, chunk: Chunk) -> None:
         reader, step = self._read(chunk.tensor), _block_elements(1)
         for start in range(chunk.start, chunk.stop, step):
-            reader.read(start, min(start + step, chunk.stop))
+            reader.check_finite(start, min(start + step, chunk.stop))
 
 
 def tensor_bytes_of(num_bytes: int, size: int, elements: int) -> int:
